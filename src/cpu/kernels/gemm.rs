@@ -1,0 +1,79 @@
+//! Rows of weights times one panel of lanes: out\[o\]\[l\] ←/+/⊙ Σ_d A\[d\]\[l\] · B\[o\]\[d\].
+//!
+//! Operands as in [`super::microkernel`]; `out` is `rows` rows of `vectors`·LANES contiguous lanes, `out_stride` apart.
+//! With the lanes over n it computes x Vᵀ, z Uᵀ, (z⊗x) Wᵀ and H Aᵀ; over r, z B and x C; over j, zᵀ W.
+
+use super::microkernel::{microkernel, tiles};
+use crate::cpu::simd::Simd;
+
+/// What happens to a tile of sums.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Epilogue {
+    /// out = acc. What was there before is not read.
+    Set,
+    /// out += acc.
+    Add,
+    /// out ⊙= acc: the Hadamard product of CP.
+    Multiply,
+}
+
+/// Operands of [`gemm`].
+pub(crate) struct Gemm<A> {
+    /// Lane operand: `depth` rows of `vectors`·LANES lanes.
+    pub(crate) a: *const A,
+    pub(crate) a_stride: isize,
+    /// 1..=MV.
+    pub(crate) vectors: usize,
+    /// Row operand: `rows` rows of `depth` contiguous elements.
+    pub(crate) b: *const A,
+    pub(crate) b_stride: isize,
+    pub(crate) rows: usize,
+    pub(crate) depth: usize,
+    pub(crate) out: *mut A,
+    pub(crate) out_stride: usize,
+    pub(crate) epilogue: Epilogue,
+}
+
+/// # Safety
+///
+/// See [`super`].
+#[inline(always)]
+pub(crate) unsafe fn gemm<S: Simd>(g: &Gemm<S::Acc>) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match g.vectors {
+            1 => tiles!(run, S, 1, g, g.rows, ()),
+            2 if S::MV >= 2 => tiles!(run, S, 2, g, g.rows, ()),
+            3 if S::MV >= 3 => tiles!(run, S, 3, g, g.rows, ()),
+            4 if S::MV >= 4 => tiles!(run, S, 4, g, g.rows, ()),
+            _ => {}
+        }
+    }
+}
+
+/// `tiles` tiles of NR rows, from row `first` on.
+#[inline(always)]
+unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first: usize, tiles: usize, _: ()) {
+    // SAFETY: all rows are below `g.rows`; the rest is the caller's contract.
+    unsafe {
+        for tile in 0..tiles {
+            let row = first + tile * NR;
+            let b = g.b.wrapping_offset(row as isize * g.b_stride);
+            let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, g.b_stride);
+            let out = g.out.wrapping_add(row * g.out_stride);
+            for (o, acc) in acc.iter().enumerate() {
+                for (v, &acc) in acc.iter().enumerate() {
+                    let to = out.wrapping_add(o * g.out_stride + v * S::LANES);
+                    S::store(
+                        to,
+                        match g.epilogue {
+                            Epilogue::Set => acc,
+                            Epilogue::Add => S::add(S::load(to), acc),
+                            Epilogue::Multiply => S::mul(S::load(to), acc),
+                        },
+                    );
+                }
+            }
+        }
+    }
+}

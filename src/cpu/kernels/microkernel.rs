@@ -1,0 +1,154 @@
+//! The microkernel: acc\[o\]\[l\] = Σ_d A\[d\]\[l\] · B\[o\]\[d\] for NR rows o and MR = MV·LANES lanes l.
+//!
+//! ```text
+//!   A, the lane operand: `depth` rows of MR contiguous lanes, `a_stride` apart.   B, the row operand: NR rows of
+//!   `depth` contiguous elements, `b_stride` apart, read in place.
+//!
+//!        A:  l0 l1 l2 … l15          B:   d0  d1  d2  d3 …
+//!   d0       ▒▒ vector 0 ▒▒ 1 ▒▒     o0   b ─────────────►   one element at a time, broadcast to all lanes
+//!   d1       ▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒     o1   b ─────────────►
+//!   …                                …
+//! ```
+//!
+//! Each step of depth takes MV vector loads and NR broadcast loads for MV·NR FMAs. The tiles of the levels (6 × 2 of
+//! AVX2, 12 × 2 of AVX-512, …) are chosen in their files, where the registers are counted.
+//!
+//! Rows are *not* interleaved into micropanels of NR, as GotoBLAS does: W's rows are contiguous in memory as they are,
+//! NR of them are as many streams as the hardware prefetches, and reading them in place saves the packing, which at the
+//! small batches of this operation would cost as much as the arithmetic.
+
+use crate::cpu::simd::Simd;
+
+/// The microkernel. A tile of fewer rows or vectors is another instance, so edges run at full speed.
+///
+/// # Safety
+///
+/// A and B valid as drawn above.
+#[inline(always)]
+pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
+    depth: usize,
+    mut a: *const S::Acc,
+    a_stride: isize,
+    b: *const S::Acc,
+    b_stride: isize,
+) -> [[S::Vector; MV]; NR] {
+    // SAFETY: `d` < `depth`, `o` < NR, `v` < MV: within the operands by the caller's contract.
+    unsafe {
+        let mut acc = [[S::zero(); MV]; NR];
+        // Row o is `third[o / 3] + (o % 3)·b_stride`, which x86 addresses without arithmetic; NR chained additions
+        // would take longer than the FMAs.
+        let mut third = [b; 4];
+        for (t, third) in third.iter_mut().enumerate() {
+            *third = opaque(b.wrapping_offset(3 * t as isize * b_stride));
+        }
+        for _ in 0..depth {
+            let mut lanes = [S::zero(); MV];
+            for (v, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = S::load(a.add(v * S::LANES));
+            }
+            for (o, acc) in acc.iter_mut().enumerate() {
+                let element = S::splat(*third[o / 3].offset((o % 3) as isize * b_stride));
+                for (acc, &lanes) in acc.iter_mut().zip(&lanes) {
+                    *acc = S::fma(lanes, element, *acc);
+                }
+            }
+            a = a.wrapping_offset(a_stride);
+            for third in &mut third {
+                *third = third.wrapping_add(1);
+            }
+        }
+        acc
+    }
+}
+
+/// The same pointer, whose origin the optimiser does not see, so that it does not recompute it from another.
+#[inline(always)]
+fn opaque<A>(mut pointer: *const A) -> *const A {
+    // Miri does not run assembly.
+    if cfg!(not(miri)) {
+        // SAFETY: an empty assembly block.
+        unsafe { std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags)) };
+    }
+    pointer
+}
+
+/// Calls `$run::<S, MV, NR>($arguments)` for `$rows` rows in tiles of at most `S::NR`, all of nearly one size: a short
+/// last tile would not cover the latency of its FMAs. `$tiles` of `$first` on are passed to each call.
+macro_rules! tiles {
+    ($run:ident, $simd:ty, $mv:literal, $args:expr, $rows:expr, $extra:expr) => {{
+        let count = usize::div_ceil($rows, <$simd>::NR);
+        let (size, larger) = if count == 0 { (0, 0) } else { ($rows / count, $rows % count) };
+        let parts = [(size + 1, 0, larger), (size, larger * (size + 1), count - larger)];
+        for (size, first, tiles) in parts {
+            if tiles == 0 {
+                continue;
+            }
+            match size {
+                1 => $run::<$simd, $mv, 1>($args, first, tiles, $extra),
+                2 => $run::<$simd, $mv, 2>($args, first, tiles, $extra),
+                3 => $run::<$simd, $mv, 3>($args, first, tiles, $extra),
+                4 => $run::<$simd, $mv, 4>($args, first, tiles, $extra),
+                5 if <$simd>::NR >= 5 => $run::<$simd, $mv, 5>($args, first, tiles, $extra),
+                6 if <$simd>::NR >= 6 => $run::<$simd, $mv, 6>($args, first, tiles, $extra),
+                7 if <$simd>::NR >= 7 => $run::<$simd, $mv, 7>($args, first, tiles, $extra),
+                8 if <$simd>::NR >= 8 => $run::<$simd, $mv, 8>($args, first, tiles, $extra),
+                9 if <$simd>::NR >= 9 => $run::<$simd, $mv, 9>($args, first, tiles, $extra),
+                10 if <$simd>::NR >= 10 => $run::<$simd, $mv, 10>($args, first, tiles, $extra),
+                11 if <$simd>::NR >= 11 => $run::<$simd, $mv, 11>($args, first, tiles, $extra),
+                12 if <$simd>::NR >= 12 => $run::<$simd, $mv, 12>($args, first, tiles, $extra),
+                _ => {}
+            }
+        }
+    }};
+}
+pub(super) use tiles;
+
+/// Independent FMAs, 12 vectors of them in each of `rounds` rounds.
+///
+/// # Safety
+///
+/// The instructions of `S` are enabled.
+#[inline(always)]
+pub(crate) unsafe fn peak<S: Simd>(rounds: usize) -> S::Acc {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let factor = S::splat(std::hint::black_box(S::Acc::default()));
+        let mut acc = [S::zero(); 12];
+        for _ in 0..rounds {
+            for acc in &mut acc {
+                *acc = S::fma(*acc, factor, factor);
+            }
+        }
+        let mut total = S::zero();
+        for acc in acc {
+            total = S::add(total, acc);
+        }
+        S::sum(total)
+    }
+}
+
+/// The sum of `len` elements, rounded down to whole groups of eight vectors.
+///
+/// # Safety
+///
+/// The instructions of `S` are enabled; `len` elements are readable.
+#[inline(always)]
+pub(crate) unsafe fn read<S: Simd>(from: *const S::Acc, len: usize) -> S::Acc {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sums = [S::zero(); 8];
+        let step = 8 * S::LANES;
+        for d in (0..len / step * step).step_by(step) {
+            // As far ahead as the hardware's own streams run: one that stops at each page boundary.
+            S::prefetch(from.wrapping_add(d + 512));
+            for (v, sum) in sums.iter_mut().enumerate() {
+                *sum = S::add(*sum, S::load(from.add(d + v * S::LANES)));
+            }
+        }
+        let mut total = S::zero();
+        for sum in sums {
+            total = S::add(total, sum);
+        }
+        S::sum(total)
+    }
+}

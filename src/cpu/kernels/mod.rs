@@ -1,0 +1,16 @@
+//! The kernels, each written once over [`super::simd::Simd`].
+//!
+//! All take their operands as a struct of pointers and strides, and all are `unsafe` for the same two reasons: the
+//! instructions must be enabled (see [`super::simd`]), and every element that the struct's doc names must be valid.
+
+mod fused_dot;
+mod gemm;
+mod microkernel;
+mod pack;
+mod stream;
+
+pub(crate) use fused_dot::{FusedDot, fused_dot};
+pub(crate) use gemm::{Epilogue, Gemm, gemm};
+pub(crate) use microkernel::{peak, read};
+pub(crate) use pack::{FormKhatriRao, Pack, add_into, form_khatri_rao, gather, pack, unpack, widen};
+pub(crate) use stream::{Combine, Fold, Stream, combine, stream};

@@ -1,0 +1,190 @@
+//! Into panels: rows of z and x transposed so that the lanes run over n, and products of two panels.
+//!
+//! ```text
+//!   source rows n (any strides, any storage type)          panel [depth][width], width = vectors·LANES
+//!        d0  d1  d2 …                                            n0  n1 … n15
+//!   n0   a   b   c                                          d0   a   e   …   0      rows past the batch are zero
+//!   n1   e   f   g                                          d1   b   f   …   0
+//! ```
+
+use crate::cpu::simd::{Accumulator, Kernels, Simd, Widen};
+
+/// Operands of [`pack`].
+pub(crate) struct Pack<T, A> {
+    pub(crate) from: *const T,
+    pub(crate) row_stride: isize,
+    pub(crate) column_stride: isize,
+    /// Source rows, at most `width`.
+    pub(crate) rows: usize,
+    pub(crate) depth: usize,
+    pub(crate) to: *mut A,
+    /// Lanes of the panel: a multiple of LANES.
+    pub(crate) width: usize,
+}
+
+/// Largest LANES of any level.
+const MAX_LANES: usize = 16;
+
+/// # Safety
+///
+/// See [`super`].
+#[inline(always)]
+pub(crate) unsafe fn pack<S: Widen<T>, T: Kernels<Acc = S::Acc>>(p: &Pack<T, S::Acc>) {
+    let lanes = S::LANES;
+    // SAFETY: columns below `depth`, rows below `rows`, lanes below `width`: the caller's contract.
+    unsafe {
+        for first in (0..p.width).step_by(lanes) {
+            let rows = p.rows.saturating_sub(first).min(lanes);
+            let from = p.from.wrapping_offset(first as isize * p.row_stride);
+            let to = p.to.wrapping_add(first);
+            let mut done = 0;
+            if rows == lanes && p.row_stride == 1 {
+                for d in 0..p.depth {
+                    S::store(to.add(d * p.width), S::widen(from.wrapping_offset(d as isize * p.column_stride)));
+                }
+                done = p.depth;
+            } else if rows == lanes && p.column_stride == 1 {
+                done = p.depth / lanes * lanes;
+                for d in (0..done).step_by(lanes) {
+                    let (block, to) = (from.wrapping_add(d), to.add(d * p.width));
+                    if T::IN_PLACE {
+                        S::transpose(block.cast(), p.row_stride, to, p.width);
+                    } else {
+                        let mut wide = [S::Acc::default(); MAX_LANES * MAX_LANES];
+                        for r in 0..lanes {
+                            let row = S::widen(block.wrapping_offset(r as isize * p.row_stride));
+                            S::store(wide.as_mut_ptr().add(r * lanes), row);
+                        }
+                        S::transpose(wide.as_ptr(), lanes as isize, to, p.width);
+                    }
+                }
+            }
+            for d in done..p.depth {
+                for r in 0..lanes {
+                    *to.add(d * p.width + r) = if r < rows {
+                        let offset = r as isize * p.row_stride + d as isize * p.column_stride;
+                        (*from.wrapping_offset(offset)).to_acc()
+                    } else {
+                        S::Acc::default()
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// `len` contiguous elements converted.
+///
+/// # Safety
+///
+/// See [`super`].
+#[inline(always)]
+pub(crate) unsafe fn widen<S: Widen<T>, T: Kernels<Acc = S::Acc>>(from: *const T, to: *mut S::Acc, len: usize) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let whole = len / S::LANES * S::LANES;
+        for d in (0..whole).step_by(S::LANES) {
+            S::store(to.add(d), S::widen(from.add(d)));
+        }
+        for d in whole..len {
+            *to.add(d) = (*from.add(d)).to_acc();
+        }
+    }
+}
+
+/// Operands of [`form_khatri_rao`].
+pub(crate) struct FormKhatriRao<A> {
+    /// Panel of z, `rows` × `width`.
+    pub(crate) z: *const A,
+    pub(crate) rows: usize,
+    /// Panel of x, `columns` × `width`.
+    pub(crate) x: *const A,
+    pub(crate) columns: usize,
+    /// Panel of products, `rows`·`columns` × `width`.
+    pub(crate) to: *mut A,
+    pub(crate) width: usize,
+}
+
+/// The Khatri-Rao product of two panels: to\[i·J + j\]\[n\] = z\[i\]\[n\] · x\[j\]\[n\].
+///
+/// # Safety
+///
+/// See [`super`].
+#[inline(always)]
+pub(crate) unsafe fn form_khatri_rao<S: Simd>(f: &FormKhatriRao<S::Acc>) {
+    // SAFETY: rows and columns within the panels: the caller's contract.
+    unsafe {
+        for lane in (0..f.width).step_by(S::LANES) {
+            let mut to = f.to.add(lane);
+            for i in 0..f.rows {
+                let z = S::load(f.z.add(i * f.width + lane));
+                for j in 0..f.columns {
+                    S::store(to, S::mul(z, S::load(f.x.add(j * f.width + lane))));
+                    to = to.wrapping_add(f.width);
+                }
+            }
+        }
+    }
+}
+
+/// A panel [`columns`][`width`] written to rows of y, narrowed to the storage type.
+///
+/// # Safety
+///
+/// `from` holds `columns`·`width` sums; y has `rows` ≤ `width` rows and `columns` columns.
+pub(crate) unsafe fn unpack<T: Kernels>(
+    from: *const T::Acc,
+    width: usize,
+    (rows, columns): (usize, usize),
+    to: *mut T,
+    (row_stride, column_stride): (isize, isize),
+) {
+    // SAFETY: the caller's contract. Blocks of columns keep the panel's lines in cache while the rows are written.
+    unsafe {
+        for first in (0..columns).step_by(16) {
+            for row in 0..rows {
+                for column in first..columns.min(first + 16) {
+                    let offset = row as isize * row_stride + column as isize * column_stride;
+                    *to.wrapping_offset(offset) = T::from_acc(*from.add(column * width + row));
+                }
+            }
+        }
+    }
+}
+
+/// Any strided matrix [`rows`][`columns`] copied to rows of contiguous elements, `to_stride` apart, each element passed
+/// through `convert`.
+///
+/// # Safety
+///
+/// Source and destination valid for the shape.
+pub(crate) unsafe fn gather<T: Copy, D>(
+    from: *const T,
+    (row_stride, column_stride): (isize, isize),
+    (rows, columns): (usize, usize),
+    to: *mut D,
+    to_stride: usize,
+    convert: impl Fn(T) -> D,
+) {
+    // SAFETY: the caller's contract. Blocks of 16 × 16 use each cache line that they touch, whichever axis is the
+    // contiguous one.
+    unsafe {
+        for column in (0..columns).step_by(16) {
+            for row in (0..rows).step_by(16) {
+                for r in row..rows.min(row + 16) {
+                    for c in column..columns.min(column + 16) {
+                        let offset = r as isize * row_stride + c as isize * column_stride;
+                        to.add(r * to_stride + c).write(convert(*from.wrapping_offset(offset)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Σ of a and b, elementwise, into `a`.
+pub(crate) fn add_into<A: Accumulator>(a: &mut [A], b: &[A]) {
+    for (a, &b) in a.iter_mut().zip(b) {
+        *a += b;
+    }
+}

@@ -1,0 +1,44 @@
+//! A call as the drivers see it: operands checked by the API, z and x in the roles that suit the layout of W.
+
+use super::cache::{Caches, caches};
+use super::operand::Cube;
+use super::simd::Kernels;
+use super::table::Table;
+use crate::{Context, View};
+
+/// Operands of a dense or linear forward; all sizes agree.
+#[derive(Clone, Copy)]
+pub(crate) struct Problem<'a, T: Kernels> {
+    pub(crate) table: &'static Table<T>,
+    pub(crate) caches: Caches,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) i: usize,
+    pub(crate) j: usize,
+    pub(crate) w: Option<Cube<'a, T>>,
+    pub(crate) u: Option<View<'a, T, 2>>,
+    pub(crate) v: Option<View<'a, T, 2>>,
+    pub(crate) b: Option<View<'a, T, 1>>,
+}
+
+impl<'a, T: Kernels> Problem<'a, T> {
+    pub(crate) fn new(context: &Context, [n, k, i, j]: [usize; 4]) -> Self {
+        let table = T::table(context.capability());
+        Problem { table, caches: caches(), n, k, i, j, w: None, u: None, v: None, b: None }
+    }
+
+    /// The same with z and x (and what belongs to them) exchanged: Σ W[k,i,j] z[i] x[j] = Σ W[k,j,i] x[j] z[i].
+    pub(crate) fn swap(self) -> Self {
+        Problem { i: self.j, j: self.i, w: self.w.map(Cube::swap), u: self.v, v: self.u, ..self }
+    }
+
+    /// Depth of a pass of the microkernel, KC: a panel of it takes half of L1, the rows of W and the output the rest.
+    pub(crate) fn kc(&self) -> usize {
+        (self.caches.l1 / 2 / (self.table.mr * size_of::<T::Acc>())).clamp(64, 512) / 16 * 16
+    }
+
+    /// Elements of W that half of L2 holds; the panels of z, x and y pass through the other half.
+    pub(crate) fn w_block(&self) -> usize {
+        self.caches.l2 / 2 / size_of::<T::Acc>()
+    }
+}

@@ -1,0 +1,285 @@
+//! Forward for at most four rows: the weights are streamed once, in place, and the arithmetic hides behind the reads.
+//!
+//! Sums of an output are added in an order that depends on I, J and K only. Where there are too few outputs to share
+//! among threads, the rows i are cut into parts of a fixed size, whose sums are added in order.
+
+use super::cache::parts;
+use super::kernels::{Fold, Stream, add_into};
+use super::operand::Cube;
+use super::parallel::{self, Shared};
+use super::problem::Problem;
+use super::scratch;
+use super::simd::Kernels;
+use super::table::Table;
+use crate::{Result, View, ViewMut};
+
+/// Rows of the batch that one pass over the weights serves.
+pub(crate) const ROWS: usize = 4;
+/// JC: so many features of four rows of x are 64 KiB of f32.
+const FEATURES: usize = 4096;
+/// z⊗x is formed whole if it has at most this many elements: then it stays in L1 while K rows of W pass.
+const PRODUCTS: usize = 1024;
+/// With fewer outputs than this, the rows i are cut.
+const FEW_OUTPUTS: usize = 16;
+/// Elements of W in a part of the rows.
+const PART: usize = 1 << 14;
+
+/// Lengths of scratch arrays: z, x, z⊗x, sums.
+pub(crate) fn lengths<T: Kernels>(p: &Problem<'_, T>) -> [usize; 4] {
+    let (i, j) = (p.i.next_multiple_of(16), p.j.next_multiple_of(16));
+    let products = if whole_product(p) { (p.i * p.j).next_multiple_of(16) } else { 0 };
+    [p.n * i, p.n * j, p.n * products, i_parts(p) * p.k * p.n]
+}
+
+/// Whether the kernels can read these weights in place. (U and V that they cannot are added by scalar code: their share is 1/J.)
+pub(crate) fn streams<T: Kernels>(w: &Cube<'_, T>) -> bool {
+    w.strides()[2] == 1 || w.shape()[2] <= 1
+}
+
+fn whole_product<T: Kernels>(p: &Problem<'_, T>) -> bool {
+    let contiguous = p.w.is_some_and(|w| w.strides()[1] == p.j as isize || p.i == 1);
+    contiguous && p.i.saturating_mul(p.j) <= PRODUCTS / p.n.max(1)
+}
+
+fn rows_in_part<T: Kernels>(p: &Problem<'_, T>) -> usize {
+    if p.k < FEW_OUTPUTS { (PART / p.j.max(1)).max(4) } else { p.i.max(1) }
+}
+
+fn i_parts<T: Kernels>(p: &Problem<'_, T>) -> usize {
+    if p.w.is_none() { 1 } else { p.i.div_ceil(rows_in_part(p)).max(1) }
+}
+
+/// y = M(x, z) for p.n ≤ [`ROWS`] rows.
+pub(crate) fn forward<T: Kernels>(
+    p: &Problem<'_, T>,
+    z: View<'_, T, 2>,
+    x: View<'_, T, 2>,
+    mut y: ViewMut<'_, T, 2>,
+    threads: usize,
+) -> Result<()> {
+    let lengths = lengths(p);
+    scratch::with(lengths, |[zs, xs, products, sums]| {
+        let (z_stride, x_stride) = (p.i.next_multiple_of(16), p.j.next_multiple_of(16));
+        // SAFETY: the scratch has these lengths; z and x have these shapes; y too.
+        unsafe {
+            copy_rows(p.table, z, zs, z_stride);
+            copy_rows(p.table, x, xs, x_stride);
+            std::slice::from_raw_parts_mut(sums, lengths[3]).fill(T::Acc::default());
+            let call = Call { p, z: (zs, z_stride), x: (xs, x_stride), products, sums: Shared::new(sums) };
+            call.add_weights(threads)?;
+            add_linear(p.table, p.u, (zs, z_stride), p.n, sums);
+            add_linear(p.table, p.v, (xs, x_stride), p.n, sums);
+            write(p.b, sums, [p.n, p.k], y.as_mut_ptr(), y.strides());
+        }
+        Ok(())
+    })
+}
+
+/// Rows of z or x as accumulators, padded with zeros to `stride`.
+///
+/// # Safety
+///
+/// `to` has room for the rows.
+pub(crate) unsafe fn copy_rows<T: Kernels>(table: &Table<T>, from: View<'_, T, 2>, to: *mut T::Acc, stride: usize) {
+    let ([rows, columns], [row_stride, column_stride]) = (from.shape(), from.strides());
+    // SAFETY: rows and columns within the view; `to` has `rows` rows of `stride` ≥ `columns`.
+    unsafe {
+        for n in 0..rows {
+            let (from, to) = (from.as_ptr().wrapping_offset(n as isize * row_stride), to.add(n * stride));
+            if column_stride == 1 {
+                (table.widen)(from, to, columns);
+            } else {
+                for c in 0..columns {
+                    *to.add(c) = (*from.wrapping_offset(c as isize * column_stride)).to_acc();
+                }
+            }
+            for c in columns..stride {
+                *to.add(c) = T::Acc::default();
+            }
+        }
+    }
+}
+
+/// sums [k][n] += weights · rows, for U with z and V with x.
+///
+/// # Safety
+///
+/// `rows` are `batch` rows of at least the weights' depth; `sums` has as many outputs as the weights.
+pub(crate) unsafe fn add_linear<T: Kernels>(
+    table: &Table<T>,
+    weights: Option<View<'_, T, 2>>,
+    rows: Rows<T::Acc>,
+    batch: usize,
+    sums: *mut T::Acc,
+) {
+    let Some(weights) = weights else { return };
+    let ([k, depth], [row_stride, column_stride]) = (weights.shape(), weights.strides());
+    // SAFETY: rows and columns are within the weights; the rest is the caller's contract.
+    unsafe {
+        if column_stride == 1 {
+            (table.stream)(&Stream {
+                w: weights.as_ptr(),
+                row_stride,
+                out_stride: 0,
+                outs: 1,
+                rows: k,
+                depth,
+                x: rows.0,
+                x_stride: rows.1,
+                z: rows.0,
+                z_stride: 0,
+                batch,
+                y: sums,
+                fold: Fold::None,
+            });
+            return;
+        }
+        for d in 0..depth {
+            for k in 0..k {
+                let offset = k as isize * row_stride + d as isize * column_stride;
+                let weight = (*weights.as_ptr().wrapping_offset(offset)).to_acc();
+                for n in 0..batch {
+                    *sums.add(k * batch + n) += weight * *rows.0.add(n * rows.1 + d);
+                }
+            }
+        }
+    }
+}
+
+/// y = sums + b.
+///
+/// # Safety
+///
+/// `sums` is [k][n], and y, from `to` on, has these rows and outputs.
+pub(crate) unsafe fn write<T: Kernels>(
+    bias: Option<View<'_, T, 1>>,
+    sums: *const T::Acc,
+    [n, k]: [usize; 2],
+    to: *mut T,
+    [sn, sk]: [isize; 2],
+) {
+    for out in 0..k {
+        let bias = bias.and_then(|b| b.get([out])).map_or(T::Acc::default(), T::to_acc);
+        for row in 0..n {
+            let offset = row as isize * sn + out as isize * sk;
+            // SAFETY: the caller's contract.
+            unsafe { *to.wrapping_offset(offset) = T::from_acc(*sums.add(out * n + row) + bias) };
+        }
+    }
+}
+
+/// Rows of accumulators: where, how far apart.
+type Rows<A> = (*const A, usize);
+
+struct Call<'a, T: Kernels> {
+    p: &'a Problem<'a, T>,
+    z: Rows<T::Acc>,
+    x: Rows<T::Acc>,
+    products: *mut T::Acc,
+    sums: Shared<T::Acc>,
+}
+
+// SAFETY: z and x are only read by the tasks, and `products` and `sums` written as `Shared` demands.
+unsafe impl<T: Kernels> Sync for Call<'_, T> {}
+
+impl<T: Kernels> Call<'_, T> {
+    unsafe fn add_weights(&self, threads: usize) -> Result<()> {
+        let p = self.p;
+        let (Some(Cube::Stored(w)), true) = (p.w, p.i > 0 && p.j > 0) else { return Ok(()) };
+        let [sk, si, _] = w.strides();
+        // SAFETY: outputs, rows and columns are within W; tasks write sums of their own.
+        unsafe {
+            let stream = Stream {
+                w: w.as_ptr(),
+                row_stride: si,
+                out_stride: sk,
+                outs: p.k,
+                rows: p.i,
+                depth: p.j,
+                x: self.x.0,
+                x_stride: self.x.1,
+                z: self.z.0,
+                z_stride: self.z.1,
+                batch: p.n,
+                y: self.sums.get(),
+                fold: Fold::Rows,
+            };
+            if whole_product(p) {
+                let stride = self.form_products();
+                (p.table.stream)(&Stream {
+                    row_stride: sk,
+                    outs: 1,
+                    rows: p.k,
+                    depth: p.i * p.j,
+                    x: self.products,
+                    x_stride: stride,
+                    fold: Fold::None,
+                    ..stream
+                });
+                return Ok(());
+            }
+            let stream = SharedStream(stream);
+            let (i_most, i_parts) = (rows_in_part(p), i_parts(p));
+            let k_parts = if threads > 1 { (8 * threads).div_ceil(i_parts).min(p.k) } else { 1 };
+            let k_most = p.k.div_ceil(k_parts);
+            parallel::run(threads, i_parts * k_parts, |index| {
+                let (i0, k0) = (index % i_parts * i_most, index / i_parts * k_most);
+                let (rows, outs) = (i_most.min(p.i - i0), k_most.min(p.k.saturating_sub(k0)));
+                let stream = stream.get();
+                for (j0, depth) in parts(p.j, FEATURES, 16) {
+                    let offset = (k0 as isize).wrapping_mul(sk).wrapping_add(i0 as isize * si) + j0 as isize;
+                    (p.table.stream)(&Stream {
+                        w: stream.w.wrapping_offset(offset),
+                        outs,
+                        rows,
+                        depth,
+                        x: stream.x.wrapping_add(j0),
+                        z: stream.z.wrapping_add(i0),
+                        y: self.sums.get().wrapping_add((index % i_parts * p.k + k0) * p.n),
+                        ..*stream
+                    });
+                }
+                Ok(())
+            })?;
+            let len = p.k * p.n;
+            let total = std::slice::from_raw_parts_mut(self.sums.get(), len);
+            for part in 1..i_parts {
+                add_into(total, std::slice::from_raw_parts(self.sums.get().add(part * len), len));
+            }
+        }
+        Ok(())
+    }
+
+    /// z⊗x of each row; returns the distance between rows.
+    unsafe fn form_products(&self) -> usize {
+        let (p, len) = (self.p, self.p.i * self.p.j);
+        let stride = len.next_multiple_of(16);
+        // SAFETY: `products` has n rows of `stride`.
+        unsafe {
+            for n in 0..p.n {
+                let to = std::slice::from_raw_parts_mut(self.products.add(n * stride), stride);
+                let z = std::slice::from_raw_parts(self.z.0.add(n * self.z.1), p.i);
+                let x = std::slice::from_raw_parts(self.x.0.add(n * self.x.1), p.j);
+                to[len..].fill(T::Acc::default());
+                for (to, &z) in to.chunks_exact_mut(p.j).zip(z) {
+                    for (to, &x) in to.iter_mut().zip(x) {
+                        *to = z * x;
+                    }
+                }
+            }
+        }
+        stride
+    }
+}
+
+/// Operands that all tasks read.
+struct SharedStream<T, A>(Stream<T, A>);
+
+impl<T, A> SharedStream<T, A> {
+    fn get(&self) -> &Stream<T, A> {
+        &self.0
+    }
+}
+
+// SAFETY: only pointers and sizes; each task writes sums of its own.
+unsafe impl<T: Sync, A: Sync> Sync for SharedStream<T, A> {}

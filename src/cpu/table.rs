@@ -1,0 +1,120 @@
+//! A level's kernels as function pointers: what a capability gives access to.
+
+use super::kernels::{Combine, FormKhatriRao, FusedDot, Gemm, Pack, Stream};
+use super::simd::Kernels;
+
+/// The kernels that see accumulators only.
+pub(crate) struct Arithmetic<A> {
+    pub(crate) gemm: unsafe fn(&Gemm<A>),
+    pub(crate) fused_dot: unsafe fn(&FusedDot<A>),
+    pub(crate) form_khatri_rao: unsafe fn(&FormKhatriRao<A>),
+    /// [`super::kernels::pack`] of accumulators.
+    pub(crate) transpose: unsafe fn(&Pack<A, A>),
+    /// Independent FMAs, 12·LANES in each of so many rounds: what the peak is measured with.
+    pub(crate) peak: unsafe fn(usize) -> A,
+    /// The sum of so many elements: what the read bandwidth is measured with.
+    pub(crate) read: unsafe fn(*const A, usize) -> A,
+}
+
+/// All kernels of one level for one storage type.
+pub(crate) struct Table<T: Kernels> {
+    /// Like `x86_64-f32-avx2-6x16`.
+    pub(crate) name: &'static str,
+    pub(crate) lanes: usize,
+    /// Rows in a tile.
+    pub(crate) nr: usize,
+    /// Lanes in a tile, `MV`·`LANES`.
+    pub(crate) mr: usize,
+    pub(crate) arithmetic: &'static Arithmetic<T::Acc>,
+    pub(crate) pack: unsafe fn(&Pack<T, T::Acc>),
+    pub(crate) widen: unsafe fn(from: *const T, to: *mut T::Acc, len: usize),
+    pub(crate) stream: unsafe fn(&Stream<T, T::Acc>),
+    pub(crate) combine: unsafe fn(&Combine<T, T::Acc>),
+}
+
+/// Instantiates every kernel for a storage type and a [`super::simd::Simd`], each inside its `#[target_feature]`.
+macro_rules! table {
+    ($name:ident, $storage:ty, $simd:ty, [$($feature:literal)?], $arithmetic:expr, $text:literal) => {
+        pub(crate) static $name: crate::cpu::table::Table<$storage> = {
+            use crate::cpu::kernels;
+            use crate::cpu::simd::Simd;
+            type A = <$simd as Simd>::Acc;
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn pack(args: &kernels::Pack<$storage, A>) {
+                // SAFETY: the instructions are enabled here; the rest is the caller's contract. So in all of these.
+                unsafe { kernels::pack::<$simd, $storage>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn widen(from: *const $storage, to: *mut A, len: usize) {
+                // SAFETY: as above.
+                unsafe { kernels::widen::<$simd, $storage>(from, to, len) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn stream(args: &kernels::Stream<$storage, A>) {
+                // SAFETY: as above.
+                unsafe { kernels::stream::<$simd, $storage>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn combine(args: &kernels::Combine<$storage, A>) {
+                // SAFETY: as above.
+                unsafe { kernels::combine::<$simd, $storage>(args) }
+            }
+            crate::cpu::table::Table {
+                name: $text,
+                lanes: <$simd as Simd>::LANES,
+                nr: <$simd as Simd>::NR,
+                mr: <$simd as Simd>::MV * <$simd as Simd>::LANES,
+                arithmetic: &$arithmetic,
+                pack,
+                widen,
+                stream,
+                combine,
+            }
+        };
+    };
+}
+pub(crate) use table;
+
+/// Instantiates the kernels that see accumulators only.
+macro_rules! arithmetic {
+    ($name:ident, $simd:ty, [$($feature:literal)?]) => {
+        pub(crate) static $name: crate::cpu::table::Arithmetic<<$simd as crate::cpu::simd::Simd>::Acc> = {
+            use crate::cpu::kernels;
+            type A = <$simd as crate::cpu::simd::Simd>::Acc;
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn gemm(args: &kernels::Gemm<A>) {
+                // SAFETY: the instructions are enabled here; the rest is the caller's contract. So in all of these.
+                unsafe { kernels::gemm::<$simd>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn fused_dot(args: &kernels::FusedDot<A>) {
+                // SAFETY: as above.
+                unsafe { kernels::fused_dot::<$simd>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn form_khatri_rao(args: &kernels::FormKhatriRao<A>) {
+                // SAFETY: as above.
+                unsafe { kernels::form_khatri_rao::<$simd>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn transpose(args: &kernels::Pack<A, A>) {
+                // SAFETY: as above.
+                unsafe { kernels::pack::<$simd, A>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn peak(rounds: usize) -> A {
+                // SAFETY: as above.
+                unsafe { kernels::peak::<$simd>(rounds) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn read(from: *const A, len: usize) -> A {
+                // SAFETY: as above.
+                unsafe { kernels::read::<$simd>(from, len) }
+            }
+            crate::cpu::table::Arithmetic { gemm, fused_dot, form_khatri_rao, transpose, peak, read }
+        };
+    };
+}
+pub(crate) use arithmetic;

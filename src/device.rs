@@ -1,0 +1,231 @@
+//! Where and how to compute: [`Device`], [`SimdLevel`] and the [`Context`] that holds both.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use crate::cpu::Capability;
+use crate::{Algorithm, Error, Result};
+
+/// A device. The type exists in every build; a device that cannot be used gives [`Error::Device`].
+///
+/// # Example
+///
+/// ```
+/// use trilinear::Device;
+///
+/// assert_eq!("cuda:1".parse::<Device>()?, Device::Cuda(1));
+/// assert_eq!(Device::auto().to_string(), "cpu"); // until the CUDA kernels are written
+/// # Ok::<(), trilinear::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// NVIDIA device by ordinal.
+    Cuda(usize),
+}
+
+impl Device {
+    /// The fastest device that can be used here.
+    pub fn auto() -> Device {
+        Device::Cpu
+    }
+
+    /// Whether this device can be used here; if not, [`Error::Device`] says why.
+    pub fn check(self) -> Result<()> {
+        match self {
+            Device::Cpu => Ok(()),
+            Device::Cuda(_) => Err(Error::Device { device: self, reason: crate::cuda::unavailable() }),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    /// `auto`, `cpu`, `cuda` (the first) or `cuda:N`.
+    fn from_str(text: &str) -> Result<Device> {
+        let device = match text.split_once(':') {
+            None if text == "auto" => Some(Device::auto()),
+            None if text == "cpu" => Some(Device::Cpu),
+            None if text == "cuda" => Some(Device::Cuda(0)),
+            Some(("cuda", ordinal)) => ordinal.parse().ok().map(Device::Cuda),
+            _ => None,
+        };
+        device.ok_or_else(|| Error::Parse {
+            what: "device".into(),
+            given: text.into(),
+            expected: "auto, cpu, cuda or cuda:N",
+        })
+    }
+}
+
+/// A set of vector instructions, from least to most able.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum SimdLevel {
+    /// What every processor has, by the `wide` crate.
+    Portable,
+    /// aarch64's 128-bit vectors.
+    Neon,
+    /// x86-64 with AVX2, FMA and F16C: 256-bit vectors.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL: 512-bit vectors.
+    Avx512,
+}
+
+impl SimdLevel {
+    /// Every level there is.
+    pub const ALL: [SimdLevel; 4] = [SimdLevel::Portable, SimdLevel::Neon, SimdLevel::Avx2, SimdLevel::Avx512];
+
+    /// The most able level of this processor.
+    pub fn best() -> SimdLevel {
+        Capability::best().level()
+    }
+
+    /// Whether this processor has this level.
+    pub fn is_available(self) -> bool {
+        Capability::of(self).is_some()
+    }
+}
+
+impl fmt::Display for SimdLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SimdLevel::Portable => "portable",
+            SimdLevel::Neon => "neon",
+            SimdLevel::Avx2 => "avx2",
+            SimdLevel::Avx512 => "avx512",
+        })
+    }
+}
+
+impl FromStr for SimdLevel {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<SimdLevel> {
+        SimdLevel::ALL.into_iter().find(|level| level.to_string() == text).ok_or_else(|| Error::Parse {
+            what: "SIMD level".into(),
+            given: text.into(),
+            expected: "portable, neon, avx2 or avx512",
+        })
+    }
+}
+
+/// How to compute: device, SIMD level, threads and algorithm. Small and `Copy`; each layer carries one.
+///
+/// The default is read once from the environment: `TRILINEAR_DEVICE` (`auto`, `cpu`, `cuda:N`) and
+/// `TRILINEAR_SIMD` (`portable`, `neon`, `avx2`, `avx512`), and else is the best of this machine.
+///
+/// # Example
+///
+/// ```
+/// use trilinear::{Context, Interaction, SimdLevel, View};
+///
+/// let serial = Context::from_env()?.with_threads(1)?.with_simd(SimdLevel::Portable)?;
+/// let w = [1.0f32; 8];
+/// let layer = Interaction::dense(View::new(&w, [2, 2, 2])?)?.with_context(serial);
+/// let y = layer.forward(View::row(&[1.0, 2.0]), View::row(&[3.0, 4.0]))?;
+/// assert_eq!(y.as_slice(), [21.0, 21.0]);
+/// # Ok::<(), trilinear::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context {
+    device: Device,
+    capability: Capability,
+    threads: Option<NonZeroUsize>,
+    algorithm: Option<Algorithm>,
+}
+
+impl Context {
+    /// `device`, with the best SIMD level, all threads of the pool and the algorithm of the cost model.
+    /// Errors: [`Error::Device`].
+    pub fn new(device: Device) -> Result<Self> {
+        device.check()?;
+        Ok(Context { device, capability: Capability::best(), threads: None, algorithm: None })
+    }
+
+    /// The default, as the environment says. Errors: [`Error::Parse`], [`Error::Device`] or [`Error::Simd`] if a
+    /// variable asks for what is not there.
+    #[inline]
+    pub fn from_env() -> Result<Self> {
+        static CONTEXT: OnceLock<Result<Context>> = OnceLock::new();
+        match CONTEXT.get_or_init(Context::read_env) {
+            Ok(context) => Ok(*context),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    fn read_env() -> Result<Self> {
+        fn variable<V: FromStr<Err = Error>>(name: &str) -> Result<Option<V>> {
+            let Some(text) = std::env::var_os(name).filter(|text| !text.is_empty()) else {
+                return Ok(None);
+            };
+            let text = text.to_string_lossy();
+            text.parse().map(Some).map_err(|error| match error {
+                Error::Parse { given, expected, .. } => Error::Parse { what: name.into(), given, expected },
+                other => other,
+            })
+        }
+        let context = Context::new(variable("TRILINEAR_DEVICE")?.unwrap_or_else(Device::auto))?;
+        match variable("TRILINEAR_SIMD")? {
+            Some(level) => context.with_simd(level),
+            None => Ok(context),
+        }
+    }
+
+    /// The same with this SIMD level. Errors: [`Error::Simd`] if the processor does not have it.
+    pub fn with_simd(self, level: SimdLevel) -> Result<Self> {
+        let capability = Capability::of(level).ok_or(Error::Simd { level, available: SimdLevel::best() })?;
+        Ok(Context { capability, ..self })
+    }
+
+    /// The same with at most this many threads of the rayon pool that the call is made in (the global one outside
+    /// of any). 1 is truly serial: rayon is not entered. Results have the same bits for any number.
+    /// Errors: [`Error::Threads`] for 0.
+    pub fn with_threads(self, threads: usize) -> Result<Self> {
+        Ok(Context { threads: Some(NonZeroUsize::new(threads).ok_or(Error::Threads)?), ..self })
+    }
+
+    /// The same with this algorithm forced, for tests and benchmarks. A call it cannot compute gives
+    /// [`Error::Algorithm`].
+    pub fn with_algorithm(self, algorithm: Algorithm) -> Self {
+        Context { algorithm: Some(algorithm), ..self }
+    }
+
+    /// The device.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The SIMD level.
+    pub fn simd(&self) -> SimdLevel {
+        self.capability.level()
+    }
+
+    /// The number of threads asked for, if any was.
+    pub fn threads(&self) -> Option<usize> {
+        self.threads.map(NonZeroUsize::get)
+    }
+
+    /// The algorithm forced, if any is.
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        self.algorithm
+    }
+
+    pub(crate) fn capability(&self) -> Capability {
+        self.capability
+    }
+}

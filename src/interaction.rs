@@ -1,0 +1,301 @@
+//! The one type for the operation.
+
+use crate::cpu::{self, Panels};
+use crate::error::check;
+use crate::{Context, Element, Plan, Prepared, Result, Tensor, View, ViewMut};
+
+/// How W is given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Core<'a, T> {
+    Absent,
+    /// `w` [K, I, J].
+    Dense(View<'a, T, 3>),
+    /// `a` [K, R], `b` [I, R], `c` [J, R], `lambda` [R].
+    Cp { a: View<'a, T, 2>, b: View<'a, T, 2>, c: View<'a, T, 2>, lambda: Option<View<'a, T, 1>> },
+}
+
+/// A multiplicative interaction M(x, z) = zᵀWx + zᵀU + Vx + b over borrowed weights:
+///
+/// y\[n,k\] = Σᵢⱼ W\[k,i,j\] z\[n,i\] x\[n,j\] + Σᵢ U\[k,i\] z\[n,i\] + Σⱼ V\[k,j\] x\[n,j\] + b\[k\]
+///
+/// (Jayakumar et al., *Multiplicative Interactions and Where to Find Them*, ICLR 2020). Any of W, U, V and b may be
+/// absent; W is dense or a CP decomposition. It is `Copy`: a few pointers, made anew for every step if the weights change.
+///
+/// Results keep the bound of [`crate::reference`], and have the same bits for any number of threads.
+///
+/// # Example
+///
+/// ```
+/// use trilinear::{Interaction, View};
+///
+/// let (w, b) = ([1.0f32, 0.0, 0.0, 1.0], [0.5]); // K = 1, the identity: y = zᵀx + b
+/// let layer = Interaction::dense(View::new(&w, [1, 2, 2])?)?.with_b(View::vector(&b))?;
+/// let z = [1.0, 2.0, 3.0, 4.0]; // two rows
+/// let x = [5.0, 6.0, 7.0, 8.0];
+/// let y = layer.forward(View::new(&z, [2, 2])?, View::new(&x, [2, 2])?)?;
+/// assert_eq!(y.as_slice(), [17.5, 53.5]);
+/// # Ok::<(), trilinear::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Interaction<'a, T: Element> {
+    pub(crate) k: usize,
+    pub(crate) i: usize,
+    pub(crate) j: usize,
+    pub(crate) core: Core<'a, T>,
+    pub(crate) u: Option<View<'a, T, 2>>,
+    pub(crate) v: Option<View<'a, T, 2>>,
+    pub(crate) b: Option<View<'a, T, 1>>,
+    pub(crate) panels: Option<Panels<'a, T>>,
+    pub(crate) context: Context,
+}
+
+/// The weights and the bias that a given z generates: y = x W′ᵀ + b′ (Ha et al., *HyperNetworks*, ICLR 2017).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated<T> {
+    /// W′ = zᵀW + V, [G, K, J].
+    pub weights: Tensor<T, 3>,
+    /// b′ = zᵀU + b, [G, K].
+    pub bias: Tensor<T, 2>,
+}
+
+impl<'a, T: Element> Interaction<'a, T> {
+    fn new(k: usize, i: usize, j: usize, core: Core<'a, T>) -> Result<Self> {
+        if let Core::Dense(w) = &core {
+            crate::view::elements(&w.shape())?;
+        }
+        Ok(Interaction { k, i, j, core, u: None, v: None, b: None, panels: None, context: Context::from_env()? })
+    }
+
+    /// Dense `w` [K, I, J]: outputs × z features × x features. For other orders see [`crate::Axes`].
+    /// Errors: [`crate::Error::TooLarge`] and those of [`Context::from_env`].
+    #[inline]
+    pub fn dense(w: View<'a, T, 3>) -> Result<Self> {
+        let [k, i, j] = w.shape();
+        Self::new(k, i, j, Core::Dense(w))
+    }
+
+    /// CP factors `a` [K, R], `b` [I, R], `c` [J, R]: W\[k,i,j\] = Σᵣ a\[k,r\] b\[i,r\] c\[j,r\]
+    /// (Kolda and Bader, *Tensor Decompositions and Applications*, SIAM Review 2009; TensorLy's factor order).
+    /// Errors: [`crate::Error::Shape`] if the ranks differ.
+    pub fn cp(a: View<'a, T, 2>, b: View<'a, T, 2>, c: View<'a, T, 2>) -> Result<Self> {
+        let rank = a.shape()[1];
+        check("b", "rank", rank, b.shape()[1])?;
+        check("c", "rank", rank, c.shape()[1])?;
+        Self::new(a.shape()[0], b.shape()[0], c.shape()[0], Core::Cp { a, b, c, lambda: None })
+    }
+
+    /// No W: the linear layer on [z, x] that U, V and b make.
+    /// Errors: only those of [`Context::from_env`].
+    pub fn linear(outputs: usize, z_features: usize, x_features: usize) -> Result<Self> {
+        Self::new(outputs, z_features, x_features, Core::Absent)
+    }
+
+    /// The layer of `torch.nn.Bilinear(in1, in2, out)` called as `bilinear(z, x)`: `weight` [out, in1, in2] and `bias` [out].
+    /// Errors: [`crate::Error::Shape`].
+    pub fn torch_bilinear(weight: View<'a, T, 3>, bias: Option<View<'a, T, 1>>) -> Result<Self> {
+        let layer = Self::dense(weight)?;
+        match bias {
+            Some(bias) => layer.with_b(bias),
+            None => Ok(layer),
+        }
+    }
+
+    /// The same with weights `lambda` [R] of the CP components.
+    /// Errors: [`crate::Error::Shape`]: a form that is not CP has no components, so its rank counts as 0.
+    pub fn with_lambda(mut self, weights: View<'a, T, 1>) -> Result<Self> {
+        check("lambda", "rank", self.rank().unwrap_or(0), weights.shape()[0])?;
+        if let Core::Cp { lambda, .. } = &mut self.core {
+            *lambda = Some(weights);
+        }
+        self.panels = None;
+        Ok(self)
+    }
+
+    /// The same with `u` [K, I], linear in z. Errors: [`crate::Error::Shape`].
+    #[inline]
+    pub fn with_u(mut self, u: View<'a, T, 2>) -> Result<Self> {
+        check("u", "outputs", self.k, u.shape()[0])?;
+        check("u", "features", self.i, u.shape()[1])?;
+        self.u = Some(u);
+        Ok(self)
+    }
+
+    /// The same with `v` [K, J], linear in x. Errors: [`crate::Error::Shape`].
+    #[inline]
+    pub fn with_v(mut self, v: View<'a, T, 2>) -> Result<Self> {
+        check("v", "outputs", self.k, v.shape()[0])?;
+        check("v", "features", self.j, v.shape()[1])?;
+        self.v = Some(v);
+        Ok(self)
+    }
+
+    /// The same with the bias `b` [K]. Errors: [`crate::Error::Shape`].
+    #[inline]
+    pub fn with_b(mut self, b: View<'a, T, 1>) -> Result<Self> {
+        check("b", "outputs", self.k, b.shape()[0])?;
+        self.b = Some(b);
+        Ok(self)
+    }
+
+    /// The same, computed as `context` says.
+    #[inline]
+    pub fn with_context(self, context: Context) -> Self {
+        Interaction { context, ..self }
+    }
+
+    /// K.
+    pub fn outputs(&self) -> usize {
+        self.k
+    }
+
+    /// I.
+    pub fn z_features(&self) -> usize {
+        self.i
+    }
+
+    /// J.
+    pub fn x_features(&self) -> usize {
+        self.j
+    }
+
+    /// R, if W is in CP form.
+    pub fn rank(&self) -> Option<usize> {
+        match self.core {
+            Core::Cp { a, .. } => Some(a.shape()[1]),
+            _ => None,
+        }
+    }
+
+    /// How calls are computed.
+    pub fn context(&self) -> Context {
+        self.context
+    }
+
+    /// y [N, K] of `z` [N, I] and `x` [N, J]. `z` and `x` may be the same tensor (tied).
+    /// Errors: [`crate::Error::Shape`] and those of allocation.
+    pub fn forward(&self, z: View<'_, T, 2>, x: View<'_, T, 2>) -> Result<Tensor<T, 2>> {
+        self.check_inputs(&z, &x)?;
+        let mut y = Tensor::zeros([x.shape()[0], self.k])?;
+        self.forward_into(z, x, y.view_mut())?;
+        Ok(y)
+    }
+
+    /// [`forward`](Self::forward) into `y` [N, K], whose previous contents are never read. After the first call
+    /// with a shape it allocates nothing. Errors: [`crate::Error::Shape`].
+    #[inline]
+    pub fn forward_into(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, y: ViewMut<'_, T, 2>) -> Result<()> {
+        self.check_inputs(&z, &x)?;
+        check("y", "rows", x.shape()[0], y.shape()[0])?;
+        check("y", "outputs", self.k, y.shape()[1])?;
+        cpu::forward(self, z, x, y)
+    }
+
+    #[inline]
+    fn check_inputs(&self, z: &View<'_, T, 2>, x: &View<'_, T, 2>) -> Result<()> {
+        check("z", "features", self.i, z.shape()[1])?;
+        check("x", "features", self.j, x.shape()[1])?;
+        check("z", "rows", x.shape()[0], z.shape()[0])
+    }
+
+    /// Shared context: y [G, M, K] where each of the G rows of `z` [G, I] meets M rows of `x` [G, M, J].
+    ///
+    /// z is contracted first (W′ = zᵀW + V), for G·IJK + G·M·JK multiply-adds instead of G·M·IJK; W′ exists only in
+    /// blocks that fit in cache. Errors: [`crate::Error::Shape`] and those of allocation.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use trilinear::{Interaction, View};
+    ///
+    /// let w = [1.0f32, 2.0, 3.0, 4.0];
+    /// let layer = Interaction::dense(View::new(&w, [1, 2, 2])?)?;
+    /// let (z, x) = ([1.0, 1.0], [1.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+    /// let y = layer.forward_shared(View::row(&z), View::new(&x, [1, 3, 2])?)?;
+    /// assert_eq!(y.as_slice(), [4.0, 6.0, 10.0]);
+    /// # Ok::<(), trilinear::Error>(())
+    /// ```
+    pub fn forward_shared(&self, z: View<'_, T, 2>, x: View<'_, T, 3>) -> Result<Tensor<T, 3>> {
+        let [groups, rows, features] = x.shape();
+        check("x", "features", self.j, features)?;
+        let mut y = Tensor::zeros([groups, rows, self.k])?;
+        self.forward_shared_into(z, x, y.view_mut())?;
+        Ok(y)
+    }
+
+    /// [`forward_shared`](Self::forward_shared) into `y` [G, M, K]. Errors: [`crate::Error::Shape`].
+    pub fn forward_shared_into(&self, z: View<'_, T, 2>, x: View<'_, T, 3>, y: ViewMut<'_, T, 3>) -> Result<()> {
+        check("z", "features", self.i, z.shape()[1])?;
+        check("x", "features", self.j, x.shape()[2])?;
+        check("z", "groups", x.shape()[0], z.shape()[0])?;
+        check("y", "groups", x.shape()[0], y.shape()[0])?;
+        check("y", "rows", x.shape()[1], y.shape()[1])?;
+        check("y", "outputs", self.k, y.shape()[2])?;
+        cpu::forward_shared(self, z, x, y)
+    }
+
+    /// The hypernetwork view: for each of the G rows of `z` [G, I] the linear layer that it generates,
+    /// W′ = zᵀW + V [G, K, J] and b′ = zᵀU + b [G, K]. Errors: [`crate::Error::Shape`] and those of allocation.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use trilinear::{Interaction, View};
+    ///
+    /// let w = [1.0f32, 2.0, 3.0, 4.0];
+    /// let layer = Interaction::dense(View::new(&w, [1, 2, 2])?)?;
+    /// let generated = layer.generate(View::row(&[1.0, 10.0]))?;
+    /// assert_eq!(generated.weights.as_slice(), [31.0, 42.0]);
+    /// # Ok::<(), trilinear::Error>(())
+    /// ```
+    pub fn generate(&self, z: View<'_, T, 2>) -> Result<Generated<T>> {
+        let groups = z.shape()[0];
+        check("z", "features", self.i, z.shape()[1])?;
+        let mut weights = Tensor::zeros([groups, self.k, self.j])?;
+        let mut bias = Tensor::zeros([groups, self.k])?;
+        self.generate_into(z, weights.view_mut(), bias.view_mut())?;
+        Ok(Generated { weights, bias })
+    }
+
+    /// [`generate`](Self::generate) into `weights` [G, K, J] and `bias` [G, K]. Errors: [`crate::Error::Shape`].
+    pub fn generate_into(
+        &self,
+        z: View<'_, T, 2>,
+        weights: ViewMut<'_, T, 3>,
+        bias: ViewMut<'_, T, 2>,
+    ) -> Result<()> {
+        let groups = z.shape()[0];
+        check("z", "features", self.i, z.shape()[1])?;
+        check("weights", "groups", groups, weights.shape()[0])?;
+        check("weights", "outputs", self.k, weights.shape()[1])?;
+        check("weights", "features", self.j, weights.shape()[2])?;
+        check("bias", "groups", groups, bias.shape()[0])?;
+        check("bias", "outputs", self.k, bias.shape()[1])?;
+        cpu::generate(self, z, weights, bias)
+    }
+
+    /// What [`forward`](Self::forward) does with `rows` rows. Errors: [`crate::Error::Algorithm`].
+    pub fn plan(&self, rows: usize) -> Result<Plan> {
+        cpu::plan(self, rows)
+    }
+
+    /// What [`forward_shared`](Self::forward_shared) does with `groups` rows of z and `rows` rows of x for each.
+    pub fn plan_shared(&self, groups: usize, rows: usize) -> Result<Plan> {
+        cpu::plan_shared(self, groups, rows)
+    }
+
+    /// The weights packed once for this processor, to be used for many calls. Errors: those of allocation.
+    pub fn prepare(&self) -> Result<Prepared<T>> {
+        Prepared::new(self)
+    }
+
+    /// W as a dense tensor [K, I, J], whatever its form (zeros if absent). Errors: those of allocation.
+    pub fn to_dense(&self) -> Result<Tensor<T, 3>> {
+        let mut w = Tensor::zeros([self.k, self.i, self.j])?;
+        match self.core {
+            Core::Absent => {}
+            Core::Dense(view) => return Tensor::from_view(view),
+            Core::Cp { .. } => crate::reference::reconstruct(self, w.view_mut()),
+        }
+        Ok(w)
+    }
+}

@@ -1,0 +1,106 @@
+//! What a call will do, before it does it.
+
+use std::fmt;
+
+use crate::{DType, Device, SimdLevel};
+
+/// The ways to compute M(x, z) on a CPU. The cost model chooses; a [`crate::Context`] can force one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// Few rows: W is read once, at memory bandwidth, each row's vector of sums beside it.
+    Stream,
+    /// GEMM of x with the rows of W, whose epilogue multiplies by z and adds up: no N×K×I intermediate.
+    FusedDot,
+    /// GEMM of W with the Khatri-Rao product z⊗x, which is formed panel by panel in cache.
+    KhatriRao,
+    /// CP: blocks of rows whose zB, xC and product stay in cache.
+    CpBlocked,
+    /// CP for one row: the factors are read once, at memory bandwidth.
+    CpStream,
+    /// One z for many rows of x: zᵀW + V is contracted first.
+    ContractContext,
+    /// W is absent.
+    Linear,
+}
+
+impl Algorithm {
+    /// Every algorithm.
+    pub const ALL: [Algorithm; 7] = [
+        Algorithm::Stream,
+        Algorithm::FusedDot,
+        Algorithm::KhatriRao,
+        Algorithm::CpBlocked,
+        Algorithm::CpStream,
+        Algorithm::ContractContext,
+        Algorithm::Linear,
+    ];
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Algorithm::Stream => "stream",
+            Algorithm::FusedDot => "fused-dot",
+            Algorithm::KhatriRao => "khatri-rao",
+            Algorithm::CpBlocked => "cp-blocked",
+            Algorithm::CpStream => "cp-stream",
+            Algorithm::ContractContext => "contract-context",
+            Algorithm::Linear => "linear",
+        })
+    }
+}
+
+/// What a call will do. Returned by [`crate::Interaction::plan`]; its `Display` is a line for people.
+///
+/// # Example
+///
+/// ```
+/// use trilinear::{Algorithm, Interaction, View};
+///
+/// let w = vec![0.0f32; 64 * 64 * 64];
+/// let layer = Interaction::dense(View::new(&w, [64, 64, 64])?)?;
+/// assert_eq!(layer.plan(1)?.algorithm, Algorithm::Stream);
+/// assert_eq!(layer.plan(256)?.flops, 2 * 256 * 64 * 64 * 64);
+/// println!("{}", layer.plan(256)?);
+/// # Ok::<(), trilinear::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Plan {
+    /// Which algorithm.
+    pub algorithm: Algorithm,
+    /// The microkernel, as `architecture-dtype-simd-NRxMR`: NR rows of weights by MR lanes, like `x86_64-f32-avx2-6x16`.
+    pub kernel: &'static str,
+    /// Where.
+    pub device: Device,
+    /// With which instructions.
+    pub simd: SimdLevel,
+    /// Storage type.
+    pub dtype: DType,
+    /// Floating-point operations that the chosen algorithm needs (a multiply-add counts two).
+    pub flops: u128,
+    /// Bytes that must at least be moved: weights and inputs read once, outputs written once.
+    pub bytes: u128,
+    /// Bytes of scratch for each thread, reused from call to call.
+    pub scratch: usize,
+    /// Threads that will work on it: no more than the context allows, than the pool has, or than there is work for.
+    pub threads: usize,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} by {} on {} with {} thread{}: {} FLOP, {} bytes, {} bytes of scratch a thread",
+            self.algorithm,
+            self.kernel,
+            self.device,
+            self.threads,
+            if self.threads == 1 { "" } else { "s" },
+            self.flops,
+            self.bytes,
+            self.scratch
+        )
+    }
+}

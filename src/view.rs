@@ -1,0 +1,356 @@
+//! Borrowed strided tensors. All of their unsafety is here: a view that exists is in bounds.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::{Error, Result};
+
+/// A borrowed strided tensor of rank `D`: any stride, zero (broadcast) and negative ones included.
+///
+/// # Example
+///
+/// ```
+/// use trilinear::View;
+///
+/// let data = [0.0f32, 1.0, 2.0, 3.0, 4.0, 5.0];
+/// let matrix = View::new(&data, [2, 3])?;
+/// assert_eq!(matrix.get([1, 2]), Some(5.0));
+/// assert_eq!(matrix.transpose().get([2, 1]), Some(5.0));
+/// assert_eq!(matrix.slice(1, 1..3)?.get([0, 0]), Some(1.0));
+/// let rows = View::row(&data).broadcast(0, 100)?; // one row seen as a hundred
+/// assert_eq!(rows.shape(), [100, 6]);
+/// # Ok::<(), trilinear::Error>(())
+/// ```
+pub struct View<'a, T, const D: usize> {
+    ptr: *const T,
+    shape: [usize; D],
+    strides: [isize; D],
+    memory: PhantomData<&'a T>,
+}
+
+/// A mutably borrowed strided tensor of rank `D`, no two of whose elements share memory.
+///
+/// # Example
+///
+/// ```
+/// use trilinear::ViewMut;
+///
+/// let mut data = [0.0f32; 12];
+/// // Every other column of a 3 × 4 matrix.
+/// let y = ViewMut::strided(&mut data, 0, [3, 2], [4, 2])?;
+/// assert_eq!(y.shape(), [3, 2]);
+/// assert!(ViewMut::strided(&mut data, 0, [3, 2], [0, 1]).is_err()); // rows would overlap
+/// # Ok::<(), trilinear::Error>(())
+/// ```
+pub struct ViewMut<'a, T, const D: usize> {
+    ptr: *mut T,
+    shape: [usize; D],
+    strides: [isize; D],
+    memory: PhantomData<&'a mut T>,
+}
+
+impl<T, const D: usize> Clone for View<'_, T, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T, const D: usize> Copy for View<'_, T, D> {}
+
+// SAFETY: a view is a shared borrow of `[T]`; a mutable view an exclusive one.
+unsafe impl<T: Sync, const D: usize> Send for View<'_, T, D> {}
+// SAFETY: as above.
+unsafe impl<T: Sync, const D: usize> Sync for View<'_, T, D> {}
+// SAFETY: as above.
+unsafe impl<T: Send, const D: usize> Send for ViewMut<'_, T, D> {}
+// SAFETY: as above; a shared reference to a mutable view only reads.
+unsafe impl<T: Sync, const D: usize> Sync for ViewMut<'_, T, D> {}
+
+impl<T, const D: usize> fmt::Debug for View<'_, T, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View").field("shape", &self.shape).field("strides", &self.strides).finish()
+    }
+}
+impl<T, const D: usize> fmt::Debug for ViewMut<'_, T, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ViewMut").field("shape", &self.shape).field("strides", &self.strides).finish()
+    }
+}
+
+/// The number of elements of `shape`, if it can be addressed.
+pub(crate) fn elements(shape: &[usize]) -> Result<usize> {
+    if shape.contains(&0) {
+        return Ok(0);
+    }
+    shape
+        .iter()
+        .try_fold(1usize, |product, &len| product.checked_mul(len))
+        .filter(|&product| product <= isize::MAX as usize)
+        .ok_or(Error::TooLarge { what: "a tensor" })
+}
+
+/// Row-major strides of `shape`, whose number of elements fits an `isize`.
+#[inline]
+fn row_major<const D: usize>(shape: [usize; D]) -> [isize; D] {
+    let mut strides = [1isize; D];
+    for axis in (1..D).rev() {
+        strides[axis - 1] = strides[axis].wrapping_mul(shape[axis] as isize);
+    }
+    strides
+}
+
+/// That every element from `offset` on lies within `len` elements.
+fn check_bounds<const D: usize>(len: usize, offset: usize, shape: [usize; D], strides: [isize; D]) -> Result<()> {
+    if shape.contains(&0) {
+        return if offset <= len {
+            Ok(())
+        } else {
+            Err(Error::OutOfBounds { len, reach: (offset as i128, offset as i128) })
+        };
+    }
+    let (mut low, mut high) = (offset as i128, offset as i128);
+    for (&len, &stride) in shape.iter().zip(&strides) {
+        let reach = (len as i128 - 1) * stride as i128;
+        if reach < 0 { low += reach } else { high += reach }
+    }
+    if low < 0 || high >= len as i128 { Err(Error::OutOfBounds { len, reach: (low, high) }) } else { Ok(()) }
+}
+
+/// That no two elements coincide. Sufficient, not necessary: with axes sorted by stride, each step must clear
+/// all that the smaller axes span. Every slice, transpose or step of a dense tensor passes.
+fn check_disjoint<const D: usize>(shape: [usize; D], strides: [isize; D]) -> Result<()> {
+    if shape.contains(&0) {
+        return Ok(());
+    }
+    let mut axes = [0; D];
+    for (axis, slot) in axes.iter_mut().enumerate() {
+        *slot = axis;
+    }
+    axes.sort_unstable_by_key(|&axis| strides[axis].unsigned_abs());
+    let mut span = 0u128;
+    for axis in axes.into_iter().filter(|&axis| shape[axis] > 1) {
+        let stride = strides[axis].unsigned_abs() as u128;
+        if stride <= span {
+            return Err(Error::Overlap { shape: shape.to_vec(), strides: strides.to_vec() });
+        }
+        span += stride * (shape[axis] as u128 - 1);
+    }
+    Ok(())
+}
+
+impl<'a, T, const D: usize> View<'a, T, D> {
+    /// All of `data`, row-major. Errors: [`Error::Length`] unless `data` has exactly the shape's elements.
+    #[inline]
+    pub fn new(data: &'a [T], shape: [usize; D]) -> Result<Self> {
+        let expected = elements(&shape)?;
+        if data.len() != expected {
+            return Err(Error::Length { expected, actual: data.len() });
+        }
+        Ok(View { ptr: data.as_ptr(), shape, strides: row_major(shape), memory: PhantomData })
+    }
+
+    /// Element `[i₀, i₁, …]` at `data[offset + i₀·strides[0] + i₁·strides[1] + …]`.
+    /// Errors: [`Error::OutOfBounds`].
+    pub fn strided(data: &'a [T], offset: usize, shape: [usize; D], strides: [isize; D]) -> Result<Self> {
+        check_bounds(data.len(), offset, shape, strides)?;
+        // SAFETY: `offset` ≤ `data.len()` by the check (for an empty shape too).
+        let ptr = unsafe { data.as_ptr().add(offset) };
+        Ok(View { ptr, shape, strides, memory: PhantomData })
+    }
+
+    /// A view of memory that Rust does not own, for bindings to other languages.
+    ///
+    /// # Safety
+    ///
+    /// For all of `'a`, every element that shape and strides reach from `ptr` must be readable, initialised,
+    /// aligned, in one allocation and not written.
+    pub unsafe fn from_raw_parts(ptr: *const T, shape: [usize; D], strides: [isize; D]) -> Self {
+        View { ptr, shape, strides, memory: PhantomData }
+    }
+
+    /// Lengths of the axes.
+    #[inline]
+    pub fn shape(&self) -> [usize; D] {
+        self.shape
+    }
+
+    /// Distances in elements between neighbours along each axis.
+    #[inline]
+    pub fn strides(&self) -> [isize; D] {
+        self.strides
+    }
+
+    /// Address of the first element; dangling if the view is empty.
+    #[inline]
+    pub fn as_ptr(&self) -> *const T {
+        self.ptr
+    }
+
+    /// Whether there is no element.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.shape.contains(&0)
+    }
+
+    /// The elements as a slice, if they are dense and row-major.
+    pub fn as_slice(&self) -> Option<&'a [T]> {
+        if self.is_empty() {
+            return Some(&[]);
+        }
+        let dense = row_major(self.shape);
+        let fits = (0..D).all(|axis| self.shape[axis] == 1 || self.strides[axis] == dense[axis]);
+        // SAFETY: dense, row-major and in bounds by construction, so one contiguous initialised range.
+        fits.then(|| unsafe { std::slice::from_raw_parts(self.ptr, self.shape.iter().product()) })
+    }
+
+    /// One element, or `None` outside the shape.
+    pub fn get(&self, index: [usize; D]) -> Option<T>
+    where
+        T: Copy,
+    {
+        let inside = index.iter().zip(&self.shape).all(|(index, len)| index < len);
+        // SAFETY: within the shape, all of which is in bounds by construction.
+        inside.then(|| unsafe {
+            *self.ptr.offset(index.iter().zip(&self.strides).map(|(&index, &stride)| index as isize * stride).sum())
+        })
+    }
+
+    /// The axes in another order: axis `a` of the result is axis `order[a]` of this view.
+    /// Errors: [`Error::Axes`] unless `order` is a permutation.
+    pub fn permute(self, order: [usize; D]) -> Result<Self> {
+        let mut seen = [false; D];
+        for &axis in &order {
+            if axis >= D || std::mem::replace(&mut seen[axis], true) {
+                return Err(Error::Axes { given: format!("{order:?}") });
+            }
+        }
+        Ok(View { shape: order.map(|axis| self.shape[axis]), strides: order.map(|axis| self.strides[axis]), ..self })
+    }
+
+    /// Part of one axis. Errors: [`Error::Range`].
+    pub fn slice(mut self, axis: usize, range: Range<usize>) -> Result<Self> {
+        let len = self.shape.get(axis).copied().unwrap_or(0);
+        if axis >= D || range.start > range.end || range.end > len {
+            return Err(Error::Range { axis, len, range: (range.start, range.end) });
+        }
+        self.shape[axis] = range.len();
+        if !self.is_empty() {
+            // SAFETY: `range.start` is inside the axis, so the element exists.
+            self.ptr = unsafe { self.ptr.offset(range.start as isize * self.strides[axis]) };
+        }
+        Ok(self)
+    }
+
+    /// An axis of length 1 seen as `len` copies of itself (stride zero; nothing is copied).
+    /// Errors: [`Error::Range`] unless the axis has length 1.
+    pub fn broadcast(mut self, axis: usize, len: usize) -> Result<Self> {
+        if self.shape.get(axis) != Some(&1) {
+            let actual = self.shape.get(axis).copied().unwrap_or(0);
+            return Err(Error::Range { axis, len: actual, range: (0, len) });
+        }
+        self.shape[axis] = len;
+        self.strides[axis] = 0;
+        Ok(self)
+    }
+}
+
+impl<'a, T> View<'a, T, 1> {
+    /// A slice as a vector.
+    #[inline]
+    pub fn vector(data: &'a [T]) -> Self {
+        View { ptr: data.as_ptr(), shape: [data.len()], strides: [1], memory: PhantomData }
+    }
+}
+
+impl<'a, T> View<'a, T, 2> {
+    /// A slice as a batch of one row.
+    #[inline]
+    pub fn row(data: &'a [T]) -> Self {
+        View { ptr: data.as_ptr(), shape: [1, data.len()], strides: [data.len() as isize, 1], memory: PhantomData }
+    }
+
+    /// The axes exchanged.
+    #[inline]
+    pub fn transpose(self) -> Self {
+        let ([rows, columns], [row, column]) = (self.shape, self.strides);
+        View { shape: [columns, rows], strides: [column, row], ..self }
+    }
+}
+
+impl<'a, T, const D: usize> ViewMut<'a, T, D> {
+    /// All of `data`, row-major. Errors: [`Error::Length`] unless `data` has exactly the shape's elements.
+    #[inline]
+    pub fn new(data: &'a mut [T], shape: [usize; D]) -> Result<Self> {
+        let expected = elements(&shape)?;
+        if data.len() != expected {
+            return Err(Error::Length { expected, actual: data.len() });
+        }
+        Ok(ViewMut { ptr: data.as_mut_ptr(), shape, strides: row_major(shape), memory: PhantomData })
+    }
+
+    /// Element `[i₀, i₁, …]` at `data[offset + i₀·strides[0] + i₁·strides[1] + …]`.
+    /// Errors: [`Error::OutOfBounds`]; [`Error::Overlap`] if elements might share memory.
+    pub fn strided(data: &'a mut [T], offset: usize, shape: [usize; D], strides: [isize; D]) -> Result<Self> {
+        check_bounds(data.len(), offset, shape, strides)?;
+        check_disjoint(shape, strides)?;
+        // SAFETY: `offset` ≤ `data.len()` by the check (for an empty shape too).
+        let ptr = unsafe { data.as_mut_ptr().add(offset) };
+        Ok(ViewMut { ptr, shape, strides, memory: PhantomData })
+    }
+
+    /// A view of memory that Rust does not own, for bindings to other languages.
+    /// Errors: [`Error::Overlap`] if elements might share memory.
+    ///
+    /// # Safety
+    ///
+    /// For all of `'a`, every element that shape and strides reach from `ptr` must be writable, aligned, in one
+    /// allocation and used by nobody else.
+    pub unsafe fn from_raw_parts(ptr: *mut T, shape: [usize; D], strides: [isize; D]) -> Result<Self> {
+        check_disjoint(shape, strides)?;
+        Ok(ViewMut { ptr, shape, strides, memory: PhantomData })
+    }
+
+    /// Lengths of the axes.
+    #[inline]
+    pub fn shape(&self) -> [usize; D] {
+        self.shape
+    }
+
+    /// Distances in elements between neighbours along each axis.
+    #[inline]
+    pub fn strides(&self) -> [isize; D] {
+        self.strides
+    }
+
+    /// Address of the first element; dangling if the view is empty.
+    #[inline]
+    pub fn as_mut_ptr(&mut self) -> *mut T {
+        self.ptr
+    }
+
+    /// The same elements, read-only.
+    pub fn as_view(&self) -> View<'_, T, D> {
+        View { ptr: self.ptr, shape: self.shape, strides: self.strides, memory: PhantomData }
+    }
+
+    /// A shorter borrow of the same elements.
+    pub fn reborrow(&mut self) -> ViewMut<'_, T, D> {
+        ViewMut { ptr: self.ptr, shape: self.shape, strides: self.strides, memory: PhantomData }
+    }
+}
+
+impl<'a, T> ViewMut<'a, T, 2> {
+    /// A slice as a batch of one row.
+    #[inline]
+    pub fn row(data: &'a mut [T]) -> Self {
+        let shape = [1, data.len()];
+        ViewMut { ptr: data.as_mut_ptr(), shape, strides: [shape[1] as isize, 1], memory: PhantomData }
+    }
+
+    /// The axes exchanged.
+    #[inline]
+    pub fn transpose(self) -> Self {
+        let ([rows, columns], [row, column]) = (self.shape, self.strides);
+        ViewMut { shape: [columns, rows], strides: [column, row], ..self }
+    }
+}
