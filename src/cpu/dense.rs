@@ -15,6 +15,8 @@
 //! y\[n,k\] is added up in an order that depends only on I, J, K, on the processor and on the algorithm: not on N, the
 //! threads or the tasks.
 
+use std::ptr::null;
+
 use super::cache::{part, parts};
 use super::kernels::{Epilogue, FormKhatriRao, FusedDot, Gemm};
 use super::operand::{Cube, Part};
@@ -141,16 +143,18 @@ impl<T: Kernels> Task<'_, T> {
 
     unsafe fn fused_dot(&self, w: Cube<'_, T>, i: Part, j: Part) {
         let (table, y) = (self.p.table, &self.y);
+        let (in_place, passes) = (w.in_place(), y.tiles().count());
         for (d0, depth) in parts(j.1, self.blocks.kc, table.lanes) {
             let most = self.p.w_block() / depth.max(16);
             for (i0, rows) in parts(i.1, most.min(self.staging.len / self.blocks.ld), table.nr) {
-                let most = if w.in_place() { most } else { self.staging.len / self.blocks.ld };
+                let most = if in_place { most } else { self.staging.len / self.blocks.ld };
                 for (k0, outs) in parts(y.k.1, most / rows.max(1), 1) {
                     let block = [(y.k.0 + k0, outs), (i.0 + i0, rows), (j.0 + d0, depth)];
                     // SAFETY: the block is within W and the panels, and fits the staging.
                     unsafe {
                         let (w, out_stride, row_stride) =
                             w.stage(table, block, self.staging.buffer, self.blocks.ld);
+                        let next = if in_place { w.wrapping_offset(outs as isize * out_stride) } else { null() };
                         for tile in y.tiles() {
                             (table.arithmetic.fused_dot)(&FusedDot {
                                 x: y.panel(self.xp, tile, j.1).add(d0 * tile.width),
@@ -163,6 +167,9 @@ impl<T: Kernels> Task<'_, T> {
                                 outs,
                                 rows,
                                 depth,
+                                next,
+                                pass: tile.index,
+                                passes,
                             });
                         }
                     }

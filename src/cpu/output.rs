@@ -1,7 +1,7 @@
 //! A block of y while it is added up: panels [K-block][MR], one for each tile of the batch.
 
 use super::cache::parts;
-use super::kernels::{Epilogue, Gemm, Pack, unpack};
+use super::kernels::{Epilogue, Gemm, Pack, Unpack};
 use super::operand::{Cube, Part};
 use super::simd::Kernels;
 use super::table::Table;
@@ -147,7 +147,17 @@ impl<T: Kernels> Output<T> {
             let row = (self.n.0 + tile.index * self.table.mr) as isize;
             let to = to.wrapping_offset(row * strides[0] + self.k.0 as isize * strides[1]);
             // SAFETY: the panel holds all of these rows and outputs; the rest is the caller's contract.
-            unsafe { unpack(self.sums(tile, 0), tile.width, (tile.rows, self.k.1), to, (strides[0], strides[1])) };
+            unsafe {
+                (self.table.unpack)(&Unpack {
+                    from: self.sums(tile, 0),
+                    width: tile.width,
+                    rows: tile.rows,
+                    columns: self.k.1,
+                    to,
+                    row_stride: strides[0],
+                    column_stride: strides[1],
+                });
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
-use super::kernels::{Combine, FormKhatriRao, FusedDot, Gemm, Pack, Stream};
+use super::kernels::{Combine, FormKhatriRao, FusedDot, Gemm, Pack, Stream, Unpack};
 use super::simd::Kernels;
 
 /// The kernels that see accumulators only.
@@ -27,6 +27,7 @@ pub(crate) struct Table<T: Kernels> {
     pub(crate) mr: usize,
     pub(crate) arithmetic: &'static Arithmetic<T::Acc>,
     pub(crate) pack: unsafe fn(&Pack<T, T::Acc>),
+    pub(crate) unpack: unsafe fn(&Unpack<T, T::Acc>),
     pub(crate) widen: unsafe fn(from: *const T, to: *mut T::Acc, len: usize),
     pub(crate) stream: unsafe fn(&Stream<T, T::Acc>),
     pub(crate) combine: unsafe fn(&Combine<T, T::Acc>),
@@ -44,6 +45,11 @@ macro_rules! table {
             unsafe fn pack(args: &kernels::Pack<$storage, A>) {
                 // SAFETY: the instructions are enabled here; the rest is the caller's contract. So in all of these.
                 unsafe { kernels::pack::<$simd, $storage>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn unpack(args: &kernels::Unpack<$storage, A>) {
+                // SAFETY: as above.
+                unsafe { kernels::unpack::<$simd, $storage>(args) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn widen(from: *const $storage, to: *mut A, len: usize) {
@@ -67,6 +73,7 @@ macro_rules! table {
                 mr: <$simd as Simd>::MV * <$simd as Simd>::LANES,
                 arithmetic: &$arithmetic,
                 pack,
+                unpack,
                 widen,
                 stream,
                 combine,

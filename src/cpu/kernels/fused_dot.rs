@@ -7,7 +7,7 @@
 //! A tile of NR rows (k, i…i+NR) leaves the microkernel as NR·MV vectors of N×K×I intermediate, is multiplied by NR·MV
 //! vectors of z and added into MV vectors of y without leaving the registers: 1/depth of the tile's arithmetic.
 
-use super::microkernel::{microkernel, tiles};
+use super::microkernel::{Ahead, microkernel, tiles};
 use crate::cpu::simd::Simd;
 
 /// Operands of [`fused_dot`].
@@ -25,6 +25,11 @@ pub(crate) struct FusedDot<A> {
     pub(crate) outs: usize,
     pub(crate) rows: usize,
     pub(crate) depth: usize,
+    /// The next block of W, shaped like this one, and which of its passes over the tiles of the batch this is: each
+    /// brings its share of every NR rows.
+    pub(crate) next: *const A,
+    pub(crate) pass: usize,
+    pub(crate) passes: usize,
 }
 
 /// # Safety
@@ -54,10 +59,16 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(f: &FusedDot<S::Acc>, f
     unsafe {
         let w = f.w.wrapping_offset(k as isize * f.out_stride);
         let out = f.y.wrapping_add(k * width);
+        let share = if f.next.is_null() { 0..0 } else { NR * f.pass / f.passes..NR * (f.pass + 1) / f.passes };
+        let ahead = Ahead {
+            at: f.next.wrapping_offset(k as isize * f.out_stride),
+            rows: share.len(),
+            stride: f.row_stride,
+        };
         for tile in 0..tiles {
             let row = first + tile * NR;
             let b = w.wrapping_offset(row as isize * f.row_stride);
-            let acc = microkernel::<S, MV, NR>(f.depth, f.x, width as isize, b, f.row_stride);
+            let acc = microkernel::<S, MV, NR>(f.depth, f.x, width as isize, b, f.row_stride, ahead.from(row + share.start));
             let z = f.z.wrapping_add(row * width);
             for v in 0..MV {
                 let to = out.wrapping_add(v * S::LANES);

@@ -3,7 +3,7 @@
 //! Operands as in [`super::microkernel`]; `out` is `rows` rows of `vectors`·LANES contiguous lanes, `out_stride` apart.
 //! With the lanes over n it computes x Vᵀ, z Uᵀ, (z⊗x) Wᵀ and H Aᵀ; over r, z B and x C; over j, zᵀ W.
 
-use super::microkernel::{microkernel, tiles};
+use super::microkernel::{Ahead, microkernel, tiles};
 use crate::cpu::simd::Simd;
 
 /// What happens to a tile of sums.
@@ -59,7 +59,7 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
         for tile in 0..tiles {
             let row = first + tile * NR;
             let b = g.b.wrapping_offset(row as isize * g.b_stride);
-            let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, g.b_stride);
+            let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, g.b_stride, Ahead::NONE);
             let out = g.out.wrapping_add(row * g.out_stride);
             for (o, acc) in acc.iter().enumerate() {
                 for (v, &acc) in acc.iter().enumerate() {

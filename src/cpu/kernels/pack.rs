@@ -37,15 +37,13 @@ pub(crate) unsafe fn pack<S: Widen<T>, T: Kernels<Acc = S::Acc>>(p: &Pack<T, S::
             let rows = p.rows.saturating_sub(first).min(lanes);
             let from = p.from.wrapping_offset(first as isize * p.row_stride);
             let to = p.to.wrapping_add(first);
-            let mut done = 0;
             if rows == lanes && p.row_stride == 1 {
                 for d in 0..p.depth {
                     S::store(to.add(d * p.width), S::widen(from.wrapping_offset(d as isize * p.column_stride)));
                 }
-                done = p.depth;
-            } else if rows == lanes && p.column_stride == 1 {
-                done = p.depth / lanes * lanes;
-                for d in (0..done).step_by(lanes) {
+            } else if p.column_stride == 1 {
+                let whole = if rows == lanes { p.depth / lanes * lanes } else { 0 };
+                for d in (0..whole).step_by(lanes) {
                     let (block, to) = (from.wrapping_add(d), to.add(d * p.width));
                     if T::IN_PLACE {
                         S::transpose(block.cast(), p.row_stride, to, p.width);
@@ -58,15 +56,31 @@ pub(crate) unsafe fn pack<S: Widen<T>, T: Kernels<Acc = S::Acc>>(p: &Pack<T, S::
                         S::transpose(wide.as_ptr(), lanes as isize, to, p.width);
                     }
                 }
-            }
-            for d in done..p.depth {
-                for r in 0..lanes {
-                    *to.add(d * p.width + r) = if r < rows {
-                        let offset = r as isize * p.row_stride + d as isize * p.column_stride;
-                        (*from.wrapping_offset(offset)).to_acc()
-                    } else {
-                        S::Acc::default()
-                    };
+                // Blocks that stick out are padded with zeros, and only the panel's rows of the result are kept.
+                for d in (whole..p.depth).step_by(lanes) {
+                    let columns = (p.depth - d).min(lanes);
+                    let mut block = [S::Acc::default(); MAX_LANES * MAX_LANES];
+                    let mut turned = [S::Acc::default(); MAX_LANES * MAX_LANES];
+                    for r in 0..rows {
+                        let row = from.wrapping_offset(r as isize * p.row_stride).wrapping_add(d);
+                        let row = if columns == lanes { S::widen(row) } else { S::widen_partial(row, columns) };
+                        S::store(block.as_mut_ptr().add(r * lanes), row);
+                    }
+                    S::transpose(block.as_ptr(), lanes as isize, turned.as_mut_ptr(), lanes);
+                    for c in 0..columns {
+                        S::store(to.add((d + c) * p.width), S::load(turned.as_ptr().add(c * lanes)));
+                    }
+                }
+            } else {
+                for d in 0..p.depth {
+                    for r in 0..lanes {
+                        *to.add(d * p.width + r) = if r < rows {
+                            let offset = r as isize * p.row_stride + d as isize * p.column_stride;
+                            (*from.wrapping_offset(offset)).to_acc()
+                        } else {
+                            S::Acc::default()
+                        };
+                    }
                 }
             }
         }
@@ -127,25 +141,45 @@ pub(crate) unsafe fn form_khatri_rao<S: Simd>(f: &FormKhatriRao<S::Acc>) {
     }
 }
 
-/// A panel [`columns`][`width`] written to rows of y, narrowed to the storage type.
+/// Operands of [`unpack`].
+pub(crate) struct Unpack<T, A> {
+    /// Panel, `columns` × `width`.
+    pub(crate) from: *const A,
+    pub(crate) width: usize,
+    /// At most `width`.
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) to: *mut T,
+    pub(crate) row_stride: isize,
+    pub(crate) column_stride: isize,
+}
+
+/// The way back: a panel written to rows of y, narrowed to the storage type.
 ///
 /// # Safety
 ///
-/// `from` holds `columns`·`width` sums; y has `rows` ≤ `width` rows and `columns` columns.
-pub(crate) unsafe fn unpack<T: Kernels>(
-    from: *const T::Acc,
-    width: usize,
-    (rows, columns): (usize, usize),
-    to: *mut T,
-    (row_stride, column_stride): (isize, isize),
-) {
-    // SAFETY: the caller's contract. Blocks of columns keep the panel's lines in cache while the rows are written.
+/// See [`super`].
+#[inline(always)]
+pub(crate) unsafe fn unpack<S: Widen<T>, T: Kernels<Acc = S::Acc>>(u: &Unpack<T, S::Acc>) {
+    let lanes = S::LANES;
+    // SAFETY: rows and columns within the panel and y: the caller's contract.
     unsafe {
-        for first in (0..columns).step_by(16) {
-            for row in 0..rows {
-                for column in first..columns.min(first + 16) {
-                    let offset = row as isize * row_stride + column as isize * column_stride;
-                    *to.wrapping_offset(offset) = T::from_acc(*from.add(column * width + row));
+        for first in (0..u.columns).step_by(lanes) {
+            let columns = (u.columns - first).min(lanes);
+            for row in (0..u.rows).step_by(lanes) {
+                let rows = (u.rows - row).min(lanes);
+                let from = u.from.add(first * u.width + row);
+                let to = u.to.wrapping_offset(row as isize * u.row_stride + first as isize * u.column_stride);
+                let whole = rows == lanes && columns == lanes;
+                if T::IN_PLACE && whole && u.column_stride == 1 && u.row_stride > 0 {
+                    S::transpose(from, u.width as isize, to.cast(), u.row_stride as usize);
+                    continue;
+                }
+                for r in 0..rows {
+                    for c in 0..columns {
+                        let offset = r as isize * u.row_stride + c as isize * u.column_stride;
+                        *to.wrapping_offset(offset) = T::from_acc(*from.add(c * u.width + r));
+                    }
                 }
             }
         }

@@ -80,7 +80,7 @@ impl Simd for Avx512F32 {
     #[inline(always)]
     unsafe fn prefetch(at: *const f32) {
         // SAFETY: a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 }
 
@@ -151,7 +151,7 @@ impl Simd for Avx512F64 {
     #[inline(always)]
     unsafe fn prefetch(at: *const f64) {
         // SAFETY: a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 }
 
