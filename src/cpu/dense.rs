@@ -15,10 +15,8 @@
 //! y\[n,k\] is added up in an order that depends only on I, J, K, on the processor and on the algorithm: not on N, the
 //! threads or the tasks.
 
-use std::ptr::null;
-
 use super::cache::{part, parts};
-use super::kernels::{Epilogue, FormKhatriRao, FusedDot, Gemm};
+use super::kernels::{Ahead, Epilogue, FormKhatriRao, FusedDot, Gemm};
 use super::operand::{Cube, Part};
 use super::output::{Output, Staging};
 use super::parallel::{self, Shared};
@@ -45,7 +43,7 @@ pub(crate) struct Blocks {
     kc: usize,
     /// Lengths of scratch arrays: panels of z, x, y, products, and staged W.
     pub(crate) lengths: [usize; 5],
-    /// Distance between staged rows of W: a line more than the depth, so that rows do not share their cache sets.
+    /// Distance between staged rows of KhatriRao's W.
     ld: usize,
 }
 
@@ -53,7 +51,7 @@ impl Blocks {
     pub(crate) fn new<T: Kernels>(p: &Problem<'_, T>, algorithm: Algorithm, threads: usize) -> Blocks {
         let (mr, size, kc) = (p.table.mr, size_of::<T::Acc>(), p.kc());
         let (ic, jc) = (part(p.i, FEATURES, 1), part(p.j, FEATURES, p.table.lanes));
-        let fit = (PANEL_BYTES / size / (ic + jc).max(1) / mr * mr).clamp(mr, 32 * mr);
+        let fit = (crate::knobs::get(3, PANEL_BYTES) / size / (ic + jc).max(1) / mr * mr).clamp(mr, 32 * mr);
         // With several threads the batch is cut for each, and then the outputs until there are four tasks for each.
         let most = if threads > 1 { fit.min(p.n.div_ceil(threads).next_multiple_of(mr)) } else { fit };
         let nc = part(p.n, most, mr).next_multiple_of(mr);
@@ -61,9 +59,10 @@ impl Blocks {
         let fit = (PANEL_BYTES / size / nc).max(1);
         let wanted = if threads > 1 { (4 * threads).div_ceil(n_blocks) } else { 1 };
         let kb = part(p.k, fit.min(p.k.div_ceil(wanted).max(OUTPUTS)), 1).max(1);
-        let ld = kc + 16;
+        let ld = ld_of(kc);
         let products = if algorithm == Algorithm::KhatriRao { kc * mr } else { 0 };
-        let staged = p.w_block().max(2 * p.table.nr * ld);
+        // A row of FusedDot's blocks is a whole row of W, one of KhatriRao's a pass of the microkernel.
+        let staged = p.w_block().max(2 * p.table.nr * ld.max(ld_of(jc)));
         Blocks { nc, kb, ic, jc, kc, ld, lengths: [nc * ic, nc * jc, nc * kb, products, staged] }
     }
 }
@@ -98,6 +97,11 @@ pub(crate) fn forward<T: Kernels>(
             Ok(())
         })
     })
+}
+
+/// Distance between staged rows of W: a line more than the depth, so that rows do not share their cache sets.
+fn ld_of(depth: usize) -> usize {
+    depth.next_multiple_of(16) + 16
 }
 
 struct Task<'a, T: Kernels> {
@@ -142,35 +146,39 @@ impl<T: Kernels> Task<'_, T> {
     }
 
     unsafe fn fused_dot(&self, w: Cube<'_, T>, i: Part, j: Part) {
-        let (table, y) = (self.p.table, &self.y);
-        let (in_place, passes) = (w.in_place(), y.tiles().count());
-        for (d0, depth) in parts(j.1, self.blocks.kc, table.lanes) {
-            let most = self.p.w_block() / depth.max(16);
-            for (i0, rows) in parts(i.1, most.min(self.staging.len / self.blocks.ld), table.nr) {
-                let most = if in_place { most } else { self.staging.len / self.blocks.ld };
-                for (k0, outs) in parts(y.k.1, most / rows.max(1), 1) {
-                    let block = [(y.k.0 + k0, outs), (i.0 + i0, rows), (j.0 + d0, depth)];
-                    // SAFETY: the block is within W and the panels, and fits the staging.
-                    unsafe {
-                        let (w, out_stride, row_stride) =
-                            w.stage(table, block, self.staging.buffer, self.blocks.ld);
-                        let next = if in_place { w.wrapping_offset(outs as isize * out_stride) } else { null() };
-                        for tile in y.tiles() {
+        let (table, y, ld) = (self.p.table, &self.y, ld_of(j.1));
+        let in_place = w.in_place();
+        let tiles = y.tiles().count();
+        let most = if in_place { self.p.w_block() / j.1.max(16) } else { self.staging.len / ld };
+        for (i0, rows) in parts(i.1, self.staging.len / ld, table.nr) {
+            for (k0, outs) in parts(y.k.1, most / rows.max(1), 1) {
+                let block = [(y.k.0 + k0, outs), (i.0 + i0, rows), (j.0, j.1)];
+                // SAFETY: the block is within W and the panels, and fits the staging.
+                unsafe {
+                    let (w, out_stride, row_stride) = w.stage(table, block, self.staging.buffer, ld);
+                    // The passes over this block bring the next one, which lies behind it, in equal shares.
+                    let (mut next, step) = if in_place && crate::knobs::get(2, 1) == 1 {
+                        let step = (table.nr * size_of::<T::Acc>()).div_ceil(tiles);
+                        (w.wrapping_offset(outs as isize * out_stride), step)
+                    } else {
+                        (w, 0)
+                    };
+                    for tile in y.tiles() {
+                        for (d0, depth) in parts(j.1, self.blocks.kc, table.lanes) {
                             (table.arithmetic.fused_dot)(&FusedDot {
                                 x: y.panel(self.xp, tile, j.1).add(d0 * tile.width),
                                 z: y.panel(self.zp, tile, i.1).add(i0 * tile.width),
                                 y: y.sums(tile, k0),
                                 vectors: tile.vectors,
-                                w,
+                                w: w.add(d0),
                                 row_stride,
                                 out_stride,
                                 outs,
                                 rows,
                                 depth,
-                                next,
-                                pass: tile.index,
-                                passes,
+                                ahead: Ahead { at: next, step },
                             });
+                            next = next.wrapping_byte_add(step * outs * rows.div_ceil(table.nr) * depth);
                         }
                     }
                 }

@@ -34,11 +34,11 @@ impl<'a, T: Kernels> Problem<'a, T> {
 
     /// Depth of a pass of the microkernel, KC: a panel of it takes half of L1, the rows of W and the output the rest.
     pub(crate) fn kc(&self) -> usize {
-        (self.caches.l1 / 2 / (self.table.mr * size_of::<T::Acc>())).clamp(64, 512) / 16 * 16
+        crate::knobs::get(0, (self.caches.l1 / 2 / (self.table.mr * size_of::<T::Acc>())).clamp(64, 512) / 16 * 16)
     }
 
     /// Elements of W that half of L2 holds; the panels of z, x and y pass through the other half.
     pub(crate) fn w_block(&self) -> usize {
-        self.caches.l2 / 2 / size_of::<T::Acc>()
+        crate::knobs::get(1, self.caches.l2 / 2) / size_of::<T::Acc>()
     }
 }

@@ -25,11 +25,8 @@ pub(crate) struct FusedDot<A> {
     pub(crate) outs: usize,
     pub(crate) rows: usize,
     pub(crate) depth: usize,
-    /// The next block of W, shaped like this one, and which of its passes over the tiles of the batch this is: each
-    /// brings its share of every NR rows.
-    pub(crate) next: *const A,
-    pub(crate) pass: usize,
-    pub(crate) passes: usize,
+    /// A part of the next block of W, to be brought into L2 during this call.
+    pub(crate) ahead: Ahead<A>,
 }
 
 /// # Safety
@@ -37,14 +34,15 @@ pub(crate) struct FusedDot<A> {
 /// See [`super`].
 #[inline(always)]
 pub(crate) unsafe fn fused_dot<S: Simd>(f: &FusedDot<S::Acc>) {
+    let mut ahead = f.ahead;
     // SAFETY: the caller's contract.
     unsafe {
         for k in 0..f.outs {
             match f.vectors {
-                1 => tiles!(run, S, 1, f, f.rows, k),
-                2 if S::MV >= 2 => tiles!(run, S, 2, f, f.rows, k),
-                3 if S::MV >= 3 => tiles!(run, S, 3, f, f.rows, k),
-                4 if S::MV >= 4 => tiles!(run, S, 4, f, f.rows, k),
+                1 => tiles!(run, S, 1, f, f.rows, (k, &mut ahead)),
+                2 if S::MV >= 2 => tiles!(run, S, 2, f, f.rows, (k, &mut ahead)),
+                3 if S::MV >= 3 => tiles!(run, S, 3, f, f.rows, (k, &mut ahead)),
+                4 if S::MV >= 4 => tiles!(run, S, 4, f, f.rows, (k, &mut ahead)),
                 _ => {}
             }
         }
@@ -53,22 +51,21 @@ pub(crate) unsafe fn fused_dot<S: Simd>(f: &FusedDot<S::Acc>) {
 
 /// `tiles` tiles of NR rows, from row `first` on, of output `k`.
 #[inline(always)]
-unsafe fn run<S: Simd, const MV: usize, const NR: usize>(f: &FusedDot<S::Acc>, first: usize, tiles: usize, k: usize) {
+unsafe fn run<S: Simd, const MV: usize, const NR: usize>(
+    f: &FusedDot<S::Acc>,
+    first: usize,
+    tiles: usize,
+    (k, ahead): (usize, &mut Ahead<S::Acc>),
+) {
     let width = MV * S::LANES;
     // SAFETY: all rows are below `f.rows` and `k` below `f.outs`; the rest is the caller's contract.
     unsafe {
         let w = f.w.wrapping_offset(k as isize * f.out_stride);
         let out = f.y.wrapping_add(k * width);
-        let share = if f.next.is_null() { 0..0 } else { NR * f.pass / f.passes..NR * (f.pass + 1) / f.passes };
-        let ahead = Ahead {
-            at: f.next.wrapping_offset(k as isize * f.out_stride),
-            rows: share.len(),
-            stride: f.row_stride,
-        };
         for tile in 0..tiles {
             let row = first + tile * NR;
             let b = w.wrapping_offset(row as isize * f.row_stride);
-            let acc = microkernel::<S, MV, NR>(f.depth, f.x, width as isize, b, f.row_stride, ahead.from(row + share.start));
+            let acc = microkernel::<S, MV, NR>(f.depth, f.x, width as isize, b, f.row_stride, ahead);
             let z = f.z.wrapping_add(row * width);
             for v in 0..MV {
                 let to = out.wrapping_add(v * S::LANES);

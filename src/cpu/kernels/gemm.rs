@@ -56,10 +56,11 @@ pub(crate) unsafe fn gemm<S: Simd>(g: &Gemm<S::Acc>) {
 unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first: usize, tiles: usize, _: ()) {
     // SAFETY: all rows are below `g.rows`; the rest is the caller's contract.
     unsafe {
+        let mut ahead = Ahead { at: g.a, step: 0 };
         for tile in 0..tiles {
             let row = first + tile * NR;
             let b = g.b.wrapping_offset(row as isize * g.b_stride);
-            let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, g.b_stride, Ahead::NONE);
+            let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, g.b_stride, &mut ahead);
             let out = g.out.wrapping_add(row * g.out_stride);
             for (o, acc) in acc.iter().enumerate() {
                 for (v, &acc) in acc.iter().enumerate() {

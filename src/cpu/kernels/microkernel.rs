@@ -19,23 +19,11 @@
 
 use crate::cpu::simd::Simd;
 
-/// Rows of `depth` elements that a later tile will read, brought towards L2 while this one is computed: one line of each
-/// at every line of depth, so that memory works at an even pace.
+/// What will be needed later, brought towards L2 at an even pace: at each step of depth one line, and `step` bytes on.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead<A> {
     pub(crate) at: *const A,
-    pub(crate) rows: usize,
-    pub(crate) stride: isize,
-}
-
-impl<A> Ahead<A> {
-    /// Nothing.
-    pub(crate) const NONE: Ahead<A> = Ahead { at: std::ptr::null(), rows: 0, stride: 0 };
-
-    /// From row `row` on.
-    pub(super) fn from(self, row: usize) -> Self {
-        Ahead { at: self.at.wrapping_offset(row as isize * self.stride), ..self }
-    }
+    pub(crate) step: usize,
 }
 
 /// The microkernel. A tile of fewer rows or vectors is another instance, so edges run at full speed.
@@ -50,7 +38,7 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
     a_stride: isize,
     b: *const S::Acc,
     b_stride: isize,
-    ahead: Ahead<S::Acc>,
+    ahead: &mut Ahead<S::Acc>,
 ) -> [[S::Vector; MV]; NR] {
     // SAFETY: `d` < `depth`, `o` < NR, `v` < MV: within the operands by the caller's contract.
     unsafe {
@@ -61,35 +49,26 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
         for (t, third) in third.iter_mut().enumerate() {
             *third = opaque(b.wrapping_offset(3 * t as isize * b_stride));
         }
-        let line = 64 / size_of::<S::Acc>();
-        let mut left = depth;
         let mut at = ahead.at;
-        while left > 0 {
-            let mut row = at;
-            for _ in 0..ahead.rows {
-                S::prefetch(row);
-                row = row.wrapping_offset(ahead.stride);
+        for _ in 0..depth {
+            S::prefetch(at);
+            at = at.wrapping_byte_add(ahead.step);
+            let mut lanes = [S::zero(); MV];
+            for (v, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = S::load(a.add(v * S::LANES));
             }
-            at = at.wrapping_add(line);
-            let steps = left.min(line);
-            left -= steps;
-            for _ in 0..steps {
-                let mut lanes = [S::zero(); MV];
-                for (v, lanes) in lanes.iter_mut().enumerate() {
-                    *lanes = S::load(a.add(v * S::LANES));
+            for (o, acc) in acc.iter_mut().enumerate() {
+                let element = S::splat(*third[o / 3].offset((o % 3) as isize * b_stride));
+                for (acc, &lanes) in acc.iter_mut().zip(&lanes) {
+                    *acc = S::fma(lanes, element, *acc);
                 }
-                for (o, acc) in acc.iter_mut().enumerate() {
-                    let element = S::splat(*third[o / 3].offset((o % 3) as isize * b_stride));
-                    for (acc, &lanes) in acc.iter_mut().zip(&lanes) {
-                        *acc = S::fma(lanes, element, *acc);
-                    }
-                }
-                a = a.wrapping_offset(a_stride);
-                for third in &mut third {
-                    *third = third.wrapping_add(1);
-                }
+            }
+            a = a.wrapping_offset(a_stride);
+            for third in &mut third {
+                *third = third.wrapping_add(1);
             }
         }
+        ahead.at = at;
         acc
     }
 }
