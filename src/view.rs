@@ -269,6 +269,14 @@ impl<'a, T> View<'a, T, 2> {
         View { ptr: data.as_ptr(), shape: [1, data.len()], strides: [data.len() as isize, 1], memory: PhantomData }
     }
 
+    /// Rows from `first` on, so many of them, which the caller knows to be there.
+    pub(crate) fn slice_rows(mut self, (first, rows): (usize, usize)) -> Self {
+        debug_assert!(first + rows <= self.shape[0]);
+        self.ptr = self.ptr.wrapping_offset((first as isize).wrapping_mul(self.strides[0]));
+        self.shape[0] = rows;
+        self
+    }
+
     /// The axes exchanged.
     #[inline]
     pub fn transpose(self) -> Self {

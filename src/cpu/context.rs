@@ -83,7 +83,7 @@ pub(crate) fn run<T: Kernels>(
         let k = (k0, blocks.kb.min(p.k - k0));
         scratch::with(blocks.lengths, |[generated, bias, panels, sums, strip, staged]| {
             let staging = Staging { buffer: staged, len: blocks.lengths[5] };
-            let bias = Output { table: p.table, n: g, k, panels: bias };
+            let bias = Output { table: p.table, n: g, k, sums: bias };
             let task = Task { p, blocks: &blocks, g, k, generated, bias, panels, sums, strip, staging };
             // SAFETY: the scratch has the lengths that `Blocks` computed for these blocks, the operands' shapes
             // agree, and no other task writes these groups and outputs.
@@ -124,8 +124,9 @@ impl<T: Kernels> Task<'_, T> {
             self.bias.set(self.p.b);
             let Some(u) = self.p.u else { return };
             for i in parts(self.p.i, self.blocks.kc, self.p.table.lanes) {
-                self.bias.pack(z, i, self.panels);
-                self.bias.add_product(Cube::matrix(u), i, self.panels, self.blocks.kc, self.staging);
+                let panels = self.bias.panels(self.panels, i.1);
+                self.bias.pack(z, i, panels);
+                self.bias.add_product(Cube::matrix(u), i, panels, self.blocks.kc, self.staging);
             }
         }
     }
@@ -195,15 +196,15 @@ impl<T: Kernels> Task<'_, T> {
                 let from = x.as_ptr().wrapping_offset(group.wrapping_mul(xg));
                 let weights = self.generated.add(g * self.k.1 * ld);
                 let mr = table.mr;
-                let bias = self.bias.tiles().nth(g / mr).map(|tile| (self.bias.sums(tile, 0).add(g % mr), tile.width));
+                let bias = self.bias.tiles().nth(g / mr).map(|tile| (self.bias.sums_of(tile, 0).add(g % mr), tile.width));
                 for m in parts(rows, self.blocks.mc, mr) {
-                    let y = Output { table, n: m, k: self.k, panels: self.sums };
+                    let y = Output { table, n: m, k: self.k, sums: self.sums };
                     y.set(None);
                     if let Some((bias, stride)) = bias {
                         for tile in y.tiles() {
                             for k in 0..self.k.1 {
                                 let value = *bias.add(k * stride);
-                                std::slice::from_raw_parts_mut(y.sums(tile, k), tile.width).fill(value);
+                                std::slice::from_raw_parts_mut(y.sums_of(tile, k), tile.width).fill(value);
                             }
                         }
                     }
@@ -228,7 +229,7 @@ impl<T: Kernels> Task<'_, T> {
                                 b_stride: ld as isize,
                                 rows: self.k.1,
                                 depth,
-                                out: y.sums(tile, 0),
+                                out: y.sums_of(tile, 0),
                                 out_stride: tile.width,
                                 epilogue: Epilogue::Add,
                             });

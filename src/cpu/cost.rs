@@ -66,7 +66,7 @@ fn cycles<T: Kernels>(p: &Problem<'_, T>, algorithm: Algorithm) -> f64 {
             Algorithm::KhatriRao => {
                 let kc = p.kc() as f64;
                 let passes = (i * j / kc).ceil();
-                passes * rows(p, p.k, (i * j / passes).min(kc), vectors) + 1.25 * vectors * i * j
+                passes * rows(p, p.k, (i * j / passes).min(kc), vectors) + 2.0 * vectors * i * j
             }
             _ => {
                 let passes = (j / p.kc() as f64).ceil();
@@ -78,7 +78,7 @@ fn cycles<T: Kernels>(p: &Problem<'_, T>, algorithm: Algorithm) -> f64 {
 /// Cycles of the microkernel for so many rows: two FMAs a cycle (8 to cover their latency), and what it takes to start
 /// and finish a tile.
 fn rows<T: Kernels>(p: &Problem<'_, T>, rows: usize, depth: f64, vectors: f64) -> f64 {
-    const START: f64 = 16.0;
+    const START: f64 = 10.0;
     let tiles = rows.div_ceil(p.table.nr) as f64;
     let size = rows as f64 / tiles.max(1.0);
     let step = (vectors * size / 2.0).max(4.0);

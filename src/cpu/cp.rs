@@ -1,34 +1,38 @@
 //! CP forward: P = zB, Q = xC, y = (P ⊙ Q ⊙ λ)Aᵀ + zUᵀ + xVᵀ + b, by blocks of rows whose P and Q stay in cache.
 //!
 //! ```text
-//!   loop 4   n-blocks × k-blocks: tasks
-//!   loop 3     R by RC: P and Q of the block, [nc][RC]                              in L2
-//!   loop 2       I (then J) by KC; strips of MR components r: [KC][MR] of B (of C)  in L1, lanes over r
-//!   microkernel    tiles of NR rows of z (of x), read in place
-//!   then         H = P ⊙ Q ⊙ λ transposed into panels [RC][MR], lanes over n
-//!   microkernel  tiles of NR rows of A, read in place
+//!   loop 4   blocks of NC rows × blocks of outputs: the tasks of the threads
+//!   loop 3     R by RC: P of the block becomes H = P ⊙ Q ⊙ λ in place, [NC][RC]       in L2
+//!   each of P, Q and y is a product of rows with packed weights:
+//!   loop 2       depth by KC
+//!   loop 1         strips of MR columns of the weights, packed [KC][MR]               in L1, lanes over columns
+//!   microkernel      tiles of NR rows of z, x or H, read in place
 //! ```
 //!
-//! For at most [`super::small::ROWS`] rows, strips are as wide as the registers allow and read in place, so that B and C
-//! are streamed in order; the projection streams A as [`super::small`] streams U.
+//! y is written by the microkernel's epilogue itself where its rows are contiguous. B, C and Aᵀ are packed once for the
+//! call if they fit [`PACKED_BYTES`], else strip by strip for each block.
+//!
+//! For at most [`super::small::ROWS`] rows nothing is packed: B and C are streamed in order, strips as wide as the
+//! registers allow, and the projection streams A as [`super::small`] streams U.
 
 use super::cache::{Caches, caches, part, parts};
 use super::kernels::{Epilogue, Fold, Gemm, Pack, Stream};
 use super::operand::{Cube, Part};
-use super::output::{Output, Staging};
 use super::parallel::{self, Shared};
 use super::scratch;
 use super::simd::Kernels;
 use super::table::Table;
 use crate::{Context, Result, View, ViewMut};
 
-/// RC: P and Q of a block of 96 rows, f32, are 192 KiB each.
+/// RC: P of a block of 192 rows, f32, is 384 KiB.
 const COMPONENTS: usize = 512;
-/// Rows of a block: a multiple of every level's MR and NR. Packing a strip costs about two cycles for each step of
-/// depth, using it one for each row: 2%.
+/// NC: a multiple of every level's NR. Packing a strip costs about two cycles for each step of depth, using it one for
+/// each row: 1%.
 const ROWS: usize = 192;
-/// Bytes of y that a task may fill.
+/// Bytes of y that a task may fill in scratch.
 const OUTPUT_BYTES: usize = 2 << 20;
+/// Bytes of packed weights that a call may keep: with the blocks' scratch a few MiB.
+const PACKED_BYTES: usize = 4 << 20;
 
 /// Operands of a CP forward; all sizes agree.
 #[derive(Clone, Copy)]
@@ -51,8 +55,10 @@ pub(crate) struct Blocks {
     kb: usize,
     rc: usize,
     kc: usize,
-    /// Lengths of scratch arrays: P, Q, panels (of H, z or x), y, a strip, staged rows.
-    pub(crate) lengths: [usize; 6],
+    /// Length of the weights packed for the whole call, if they are.
+    pub(crate) packed: usize,
+    /// Lengths of a task's scratch arrays: P, Q, y, a strip, a strip of y, staged rows, λ.
+    pub(crate) lengths: [usize; 7],
 }
 
 impl Blocks {
@@ -60,14 +66,39 @@ impl Blocks {
         let table = p.table;
         let size = size_of::<T::Acc>();
         let [k, r] = p.a.shape();
-        let most = if threads > 1 { ROWS.min(p.n.div_ceil(threads).next_multiple_of(table.mr)) } else { ROWS };
-        let nc = part(p.n, most, table.mr).next_multiple_of(table.mr);
-        let rc = part(r, COMPONENTS, table.mr).next_multiple_of(table.mr);
-        let kb = part(k, OUTPUT_BYTES / size / nc, 1).max(1);
-        let kc = (p.caches.l1 / 2 / (table.mr * size)).clamp(64, 512) / 16 * 16;
-        let staged = (p.caches.l2 / 2 / size).max(nc.max(2 * table.nr) * (kc + 16));
-        Blocks { nc, kb, rc, kc, lengths: [nc * rc, nc * rc, nc * rc.max(kc), nc * kb, kc * table.mr, staged] }
+        let (i, j) = (p.b.shape()[0], p.c.shape()[0]);
+        let most = if threads > 1 { ROWS.min(p.n.div_ceil(2 * threads)) } else { ROWS };
+        let nc = part(p.n, most.next_multiple_of(table.nr), table.nr).max(1);
+        let rc = part(r, COMPONENTS, table.mr).next_multiple_of(table.mr).max(table.mr);
+        let kb = part(k, OUTPUT_BYTES / size / nc, table.mr).next_multiple_of(table.mr).max(table.mr);
+        let kc = (p.caches.l1 / (table.mr * size)).clamp(64, 512) / 16 * 16;
+        let columns = |len: usize| len.next_multiple_of(table.mr);
+        let packed = (i.saturating_add(j)).saturating_mul(columns(r)).saturating_add(r.saturating_mul(columns(k)));
+        let packed = if packed.saturating_mul(size) <= PACKED_BYTES && p.n > table.nr { packed } else { 0 };
+        let q = if j > kc { nc * rc } else { 0 };
+        let lengths = [nc * rc, q, nc * kb, kc * table.mr, nc * table.mr, nc * (kc + 16), rc];
+        Blocks { nc, kb, rc, kc, packed, lengths }
     }
+}
+
+/// Weights as the lane operand: depth × columns.
+#[derive(Clone, Copy)]
+struct Weights<'a, T: Kernels> {
+    view: View<'a, T, 2>,
+    /// All strips, each [depth][MR] (the last one as wide as it needs to be), or null.
+    packed: *const T::Acc,
+}
+
+// SAFETY: the packed weights are only read once tasks run.
+unsafe impl<T: Kernels> Sync for Weights<'_, T> {}
+
+/// Where a product goes: rows of contiguous sums.
+#[derive(Clone, Copy)]
+struct Rows<A> {
+    first: *mut A,
+    distance: usize,
+    /// Columns that may be written past the last one, because they are scratch.
+    padded: bool,
 }
 
 impl<'a, T: Kernels> Problem<'a, T> {
@@ -87,136 +118,243 @@ impl<'a, T: Kernels> Problem<'a, T> {
         let blocks = Blocks::new(self, threads);
         let (strides, outputs) = (y.strides(), self.a.shape()[0]);
         let to = Shared::new(y.as_mut_ptr());
-        let (n_blocks, k_blocks) = (self.n.div_ceil(blocks.nc), outputs.div_ceil(blocks.kb));
-        parallel::run(threads, n_blocks * k_blocks, |index| {
-            let (n0, k0) = (index % n_blocks * blocks.nc, index / n_blocks * blocks.kb);
-            let n = (n0, blocks.nc.min(self.n - n0));
-            let k = (k0, blocks.kb.min(outputs - k0));
-            scratch::with(blocks.lengths, |[first, second, panels, sums, strip, staged]| {
-                let y = Output { table: self.table, n, k, panels: sums };
-                let staging = Staging { buffer: staged, len: blocks.lengths[5] };
-                let task = Task { p: self, blocks: &blocks, y, first, second, panels, strip, staging };
-                // SAFETY: the scratch has the lengths that `Blocks` computed for these blocks, the operands'
-                // shapes agree, and no other task has these rows and outputs of y.
-                unsafe {
-                    task.sum(z, x);
-                    y.write(to.get(), strides);
-                }
-                Ok(())
+        scratch::with([blocks.packed], |[packed]| {
+            let mut next = if blocks.packed > 0 { packed } else { std::ptr::null_mut() };
+            // SAFETY: `Blocks` counted the strips of the three.
+            let weights = [self.b, self.c, self.a.transpose()].map(|view| unsafe { self.pack_all(view, &mut next) });
+            let (n_blocks, k_blocks) = (self.n.div_ceil(blocks.nc), outputs.div_ceil(blocks.kb));
+            parallel::run(threads, n_blocks * k_blocks, |index| {
+                let (n0, k0) = (index % n_blocks * blocks.nc, index / n_blocks * blocks.kb);
+                let n = (n0, blocks.nc.min(self.n - n0));
+                let k = (k0, blocks.kb.min(outputs - k0));
+                scratch::with(blocks.lengths, |scratch| {
+                    let task = Task { p: self, blocks: &blocks, weights: &weights, n, k, scratch };
+                    // SAFETY: the scratch has the lengths that `Blocks` computed for these blocks, the operands'
+                    // shapes agree, and no other task has these rows and outputs of y.
+                    unsafe { task.run(z, x, to.get(), strides) };
+                    Ok(())
+                })
             })
         })
     }
+
+    /// All strips of the weights, if there is room for them at `next`.
+    unsafe fn pack_all<'w>(&self, view: View<'w, T, 2>, next: &mut *mut T::Acc) -> Weights<'w, T> {
+        let [depth, columns] = view.shape();
+        let first = *next;
+        if !first.is_null() {
+            for column in (0..columns).step_by(self.table.mr) {
+                // SAFETY: the caller's promise of room for the strips.
+                unsafe { pack_strip(self.table, view, (0, depth), (column, columns), *next) };
+                *next = next.wrapping_add(self.table.mr * depth);
+            }
+        }
+        Weights { view, packed: first }
+    }
+}
+
+/// Columns from `column` on, at most MR of them, as [depth][width]; returns the vectors of the width.
+unsafe fn pack_strip<T: Kernels>(
+    table: &Table<T>,
+    view: View<'_, T, 2>,
+    (d0, depth): Part,
+    (column, end): (usize, usize),
+    to: *mut T::Acc,
+) -> usize {
+    let [sd, sc] = view.strides();
+    let rows = (end - column).min(table.mr);
+    let vectors = rows.div_ceil(table.lanes);
+    let offset = (d0 as isize).wrapping_mul(sd).wrapping_add((column as isize).wrapping_mul(sc));
+    // SAFETY: depth and columns are within the view, and `to` has the room.
+    unsafe {
+        (table.pack)(&Pack {
+            from: view.as_ptr().wrapping_offset(offset),
+            row_stride: sc,
+            column_stride: sd,
+            rows,
+            depth,
+            to,
+            width: vectors * table.lanes,
+        });
+    }
+    vectors
 }
 
 struct Task<'a, T: Kernels> {
     p: &'a Problem<'a, T>,
     blocks: &'a Blocks,
-    y: Output<T>,
-    first: *mut T::Acc,
-    second: *mut T::Acc,
-    panels: *mut T::Acc,
-    strip: *mut T::Acc,
-    staging: Staging<T::Acc>,
+    weights: &'a [Weights<'a, T>; 3],
+    n: Part,
+    k: Part,
+    scratch: [*mut T::Acc; 7],
 }
 
 impl<T: Kernels> Task<'_, T> {
-    unsafe fn sum(&self, z: View<'_, T, 2>, x: View<'_, T, 2>) {
-        let (p, y, blocks) = (self.p, &self.y, self.blocks);
+    unsafe fn run(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, to: *mut T, [sn, sk]: [isize; 2]) {
+        let (p, blocks, rows) = (self.p, self.blocks, self.n.1);
+        let [first, second, sums, ..] = self.scratch;
+        let [b, c, a] = *self.weights;
+        let to = to.wrapping_offset((self.n.0 as isize).wrapping_mul(sn).wrapping_add(self.k.0 as isize * sk));
+        // y itself takes the sums if its rows are such as the microkernel writes.
+        let direct = T::IN_PLACE && sk == 1 && sn >= self.k.1 as isize;
+        let y = if direct {
+            Rows { first: to.cast::<T::Acc>(), distance: sn as usize, padded: false }
+        } else {
+            Rows { first: sums, distance: blocks.kb, padded: true }
+        };
         // SAFETY: see `forward`, here and in all that it calls.
         unsafe {
-            y.set(p.bias);
+            for n in 0..rows {
+                let y = std::slice::from_raw_parts_mut(y.first.add(n * y.distance), self.k.1);
+                match p.bias {
+                    None => y.fill(T::Acc::default()),
+                    Some(bias) => {
+                        for (k, y) in y.iter_mut().enumerate() {
+                            *y = bias.get([self.k.0 + k]).unwrap_or_default().to_acc();
+                        }
+                    }
+                }
+            }
+            let h = Rows { first, distance: blocks.rc, padded: true };
+            let q = Rows { first: second, ..h };
+            let (z, x) = (z.slice_rows(self.n), x.slice_rows(self.n));
             for r in parts(p.a.shape()[1], blocks.rc, p.table.mr) {
-                self.factor(p.b, z, r, self.first);
-                self.factor(p.c, x, r, self.second);
-                self.form_h(r);
-                y.add_product(Cube::matrix(p.a), r, self.panels, blocks.kc, self.staging);
+                self.product(Cube::matrix(z), b, r, h, Epilogue::Set);
+                if x.shape()[1] <= blocks.kc {
+                    self.product(Cube::matrix(x), c, r, h, Epilogue::Multiply);
+                } else {
+                    self.product(Cube::matrix(x), c, r, q, Epilogue::Set);
+                    self.hadamard(h.first, |n, r| *q.first.add(n * q.distance + r), r.1);
+                }
+                if let Some(lambda) = p.lambda {
+                    let scale = self.scratch[6];
+                    for component in 0..r.1 {
+                        *scale.add(component) = lambda.get([r.0 + component]).unwrap_or_default().to_acc();
+                    }
+                    self.hadamard(h.first, |_, r| *scale.add(r), r.1);
+                }
+                // The components of this block are the depth of the projection.
+                let inputs = View::from_raw_parts(first.cast_const(), [rows, r.1], [blocks.rc as isize, 1]);
+                self.project(Cube::Widened(as_cube(inputs)), a, r, y);
             }
             for (weights, inputs) in [(p.u, z), (p.v, x)] {
-                let Some(weights) = weights else { continue };
-                for columns in parts(inputs.shape()[1], blocks.kc, p.table.lanes) {
-                    y.pack(inputs, columns, self.panels);
-                    y.add_product(Cube::matrix(weights), columns, self.panels, blocks.kc, self.staging);
+                if let Some(weights) = weights {
+                    let weights = Weights { view: weights.transpose(), packed: std::ptr::null() };
+                    self.product(Cube::matrix(inputs), weights, self.k, y, Epilogue::Add);
+                }
+            }
+            if !direct {
+                for n in 0..rows {
+                    for k in 0..self.k.1 {
+                        let offset = n as isize * sn + k as isize * sk;
+                        *to.wrapping_offset(offset) = T::from_acc(*y.first.add(n * y.distance + k));
+                    }
                 }
             }
         }
     }
 
-    /// `to` [n][RC] = rows n of z (or x) times components r of B (or C).
-    unsafe fn factor(&self, factor: View<'_, T, 2>, inputs: View<'_, T, 2>, r: Part, to: *mut T::Acc) {
-        let (table, (n0, rows), blocks) = (self.p.table, self.y.n, self.blocks);
-        let inputs = Cube::matrix(inputs);
-        let [sd, sr] = factor.strides();
-        // SAFETY: rows, depth and components within the operands; RC is a multiple of MR, so whole strips fit.
+    /// H ⊙= factor.
+    unsafe fn hadamard(&self, h: *mut T::Acc, factor: impl Fn(usize, usize) -> T::Acc, components: usize) {
+        for n in 0..self.n.1 {
+            // SAFETY: rows and components are within the block.
+            let h = unsafe { std::slice::from_raw_parts_mut(h.add(n * self.blocks.rc), components) };
+            for (r, h) in h.iter_mut().enumerate() {
+                *h = *h * factor(n, r);
+            }
+        }
+    }
+
+    /// `to` [rows][columns] ←/+/⊙ inputs [rows][depth] · weights [depth][columns], for these columns of the weights.
+    unsafe fn product(
+        &self,
+        inputs: Cube<'_, T>,
+        weights: Weights<'_, T>,
+        columns: Part,
+        to: Rows<T::Acc>,
+        epilogue: Epilogue,
+    ) {
+        let depth = weights.view.shape()[0];
+        // SAFETY: see `forward`.
+        unsafe { self.multiply(inputs, weights, (0, depth), columns, to, epilogue) }
+    }
+
+    /// y += H · Aᵀ, for components r.
+    unsafe fn project(&self, h: Cube<'_, T>, weights: Weights<'_, T>, r: Part, to: Rows<T::Acc>) {
+        // SAFETY: see `forward`.
+        unsafe { self.multiply(h, weights, r, self.k, to, Epilogue::Add) }
+    }
+
+    /// The product over part of the weights' depth, which is all of the inputs'.
+    unsafe fn multiply(
+        &self,
+        inputs: Cube<'_, T>,
+        weights: Weights<'_, T>,
+        over: Part,
+        columns: Part,
+        to: Rows<T::Acc>,
+        epilogue: Epilogue,
+    ) {
+        let (table, blocks, rows) = (self.p.table, self.blocks, self.n.1);
+        let [_, _, _, strip, tile, staged, _] = self.scratch;
+        let whole = weights.view.shape()[0];
+        // SAFETY: see `forward`.
         unsafe {
-            for (index, (d0, depth)) in parts(factor.shape()[0], blocks.kc, table.lanes).enumerate() {
-                let block = [(0, 1), (n0, rows), (d0, depth)];
-                let (b, _, b_stride) = inputs.stage(table, block, self.staging.buffer, depth + 16);
-                for s in (0..r.1).step_by(table.mr) {
-                    let components = (r.1 - s).min(table.mr);
-                    let vectors = components.div_ceil(table.lanes);
-                    let offset = (d0 as isize).wrapping_mul(sd).wrapping_add((r.0 + s) as isize * sr);
+            if over.1 == 0 && epilogue == Epilogue::Set {
+                for n in 0..rows {
+                    std::slice::from_raw_parts_mut(to.first.add(n * to.distance), columns.1).fill(T::Acc::default());
+                }
+            }
+            for (index, (d0, depth)) in parts(over.1, blocks.kc, table.lanes).enumerate() {
+                let (b, _, b_stride) = inputs.stage(table, [(0, 1), (0, rows), (d0, depth)], staged, depth + 16);
+                let epilogue = if index == 0 { epilogue } else { Epilogue::Add };
+                for column in (0..columns.1).step_by(table.mr) {
+                    let end = columns.0 + columns.1;
+                    let from = columns.0 + column;
+                    let (a, vectors) = if weights.packed.is_null() {
+                        let vectors = pack_strip(table, weights.view, (over.0 + d0, depth), (from, end), strip);
+                        (strip.cast_const(), vectors)
+                    } else {
+                        let vectors = (weights.view.shape()[1] - from).min(table.mr).div_ceil(table.lanes);
+                        let first = weights.packed.wrapping_add(from * whole);
+                        (first.wrapping_add((over.0 + d0) * vectors * table.lanes), vectors)
+                    };
                     let width = vectors * table.lanes;
-                    (table.pack)(&Pack {
-                        from: factor.as_ptr().wrapping_offset(offset),
-                        row_stride: sr,
-                        column_stride: sd,
-                        rows: components,
-                        depth,
-                        to: self.strip,
-                        width,
-                    });
-                    (table.arithmetic.gemm)(&Gemm {
-                        a: self.strip,
+                    let used = (columns.1 - column).min(width);
+                    let gemm = Gemm {
+                        a,
                         a_stride: width as isize,
                         vectors,
                         b,
                         b_stride,
                         rows,
                         depth,
-                        out: to.add(s),
-                        out_stride: blocks.rc,
-                        epilogue: if index == 0 { Epilogue::Set } else { Epilogue::Add },
-                    });
-                }
-            }
-        }
-    }
-
-    /// Panels [RC][MR] of P ⊙ Q ⊙ λ.
-    unsafe fn form_h(&self, r: Part) {
-        let (table, rc, rows) = (self.p.table, self.blocks.rc, self.y.n.1);
-        // SAFETY: P, Q and the panels have room for the block.
-        unsafe {
-            for n in 0..rows {
-                let p = std::slice::from_raw_parts_mut(self.first.add(n * rc), r.1);
-                let q = std::slice::from_raw_parts(self.second.add(n * rc), r.1);
-                for (p, &q) in p.iter_mut().zip(q) {
-                    *p = *p * q;
-                }
-            }
-            for tile in self.y.tiles() {
-                let panel = self.y.panel(self.panels, tile, r.1);
-                (table.arithmetic.transpose)(&Pack {
-                    from: self.first.add(tile.index * table.mr * rc),
-                    row_stride: rc as isize,
-                    column_stride: 1,
-                    rows: tile.rows,
-                    depth: r.1,
-                    to: panel,
-                    width: tile.width,
-                });
-                if let Some(lambda) = self.p.lambda {
-                    for component in 0..r.1 {
-                        let scale = lambda.get([r.0 + component]).unwrap_or_default().to_acc();
-                        for lane in 0..tile.width {
-                            let h = panel.add(component * tile.width + lane);
-                            *h = *h * scale;
-                        }
+                        out: to.first.wrapping_add(column),
+                        out_stride: to.distance,
+                        epilogue,
+                    };
+                    if to.padded || used == width {
+                        (table.arithmetic.gemm)(&gemm);
+                        continue;
+                    }
+                    // The last strip of y is computed beside it, and only its columns are added.
+                    (table.arithmetic.gemm)(&Gemm { out: tile, out_stride: width, epilogue: Epilogue::Set, ..gemm });
+                    for n in 0..rows {
+                        let sums = std::slice::from_raw_parts(tile.add(n * width), used);
+                        let to = gemm.out.wrapping_add(n * to.distance);
+                        super::kernels::add_into(std::slice::from_raw_parts_mut(to, used), sums);
                     }
                 }
             }
         }
     }
+}
+
+/// A matrix as the rows of one output.
+fn as_cube<A>(rows: View<'_, A, 2>) -> View<'_, A, 3> {
+    let ([r, c], [sr, sc]) = (rows.shape(), rows.strides());
+    // SAFETY: an axis of length 1 and stride 0 reaches no other element.
+    unsafe { View::from_raw_parts(rows.as_ptr(), [1, r, c], [0, sr, sc]) }
 }
 
 /// Whether [`Problem::forward_small`] can read the factors in place.

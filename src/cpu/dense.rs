@@ -18,7 +18,7 @@
 use super::cache::{part, parts};
 use super::kernels::{Ahead, Epilogue, FormKhatriRao, FusedDot, Gemm};
 use super::operand::{Cube, Part};
-use super::output::{Output, Staging};
+use super::output::{Output, Panels, Staging};
 use super::parallel::{self, Shared};
 use super::problem::Problem;
 use super::scratch;
@@ -41,8 +41,8 @@ pub(crate) struct Blocks {
     ic: usize,
     jc: usize,
     kc: usize,
-    /// Lengths of scratch arrays: panels of z, x, y, products, and staged W.
-    pub(crate) lengths: [usize; 5],
+    /// Lengths of scratch arrays: panels of z and x, of y, products, and staged W.
+    pub(crate) lengths: [usize; 4],
     /// Distance between staged rows of KhatriRao's W.
     ld: usize,
 }
@@ -63,7 +63,7 @@ impl Blocks {
         let products = if algorithm == Algorithm::KhatriRao { kc * mr } else { 0 };
         // A row of FusedDot's blocks is a whole row of W, one of KhatriRao's a pass of the microkernel.
         let staged = p.w_block().max(2 * p.table.nr * ld.max(ld_of(jc)));
-        Blocks { nc, kb, ic, jc, kc, ld, lengths: [nc * ic, nc * jc, nc * kb, products, staged] }
+        Blocks { nc, kb, ic, jc, kc, ld, lengths: [nc * (ic + jc), nc * kb, products, staged] }
     }
 }
 
@@ -84,9 +84,13 @@ pub(crate) fn forward<T: Kernels>(
         let (n0, k0) = (index % n_blocks * blocks.nc, index / n_blocks * blocks.kb);
         let n = (n0, blocks.nc.min(p.n - n0));
         let k = (k0, blocks.kb.min(p.k - k0));
-        scratch::with(blocks.lengths, |[zp, xp, panels, products, staged]| {
-            let y = Output { table: p.table, n, k, panels };
-            let staging = Staging { buffer: staged, len: blocks.lengths[4] };
+        scratch::with(blocks.lengths, |[inputs, sums, products, staged]| {
+            let y = Output { table: p.table, n, k, sums };
+            let staging = Staging { buffer: staged, len: blocks.lengths[3] };
+            // A tile's panels of z and x lie side by side, so that one pointer brings the next tile's.
+            let distance = p.table.mr * (blocks.ic + blocks.jc);
+            let zp = Panels { first: inputs, distance };
+            let xp = Panels { first: inputs.wrapping_add(p.table.mr * blocks.ic), distance };
             let task = Task { p, blocks: &blocks, y, zp, xp, products, staging };
             // SAFETY: the scratch has the lengths that `Blocks` computed for these blocks, the operands' shapes
             // agree, and no other task has these rows and outputs of y.
@@ -108,8 +112,8 @@ struct Task<'a, T: Kernels> {
     p: &'a Problem<'a, T>,
     blocks: &'a Blocks,
     y: Output<T>,
-    zp: *mut T::Acc,
-    xp: *mut T::Acc,
+    zp: Panels<T::Acc>,
+    xp: Panels<T::Acc>,
     products: *mut T::Acc,
     staging: Staging<T::Acc>,
 }
@@ -156,19 +160,26 @@ impl<T: Kernels> Task<'_, T> {
                 // SAFETY: the block is within W and the panels, and fits the staging.
                 unsafe {
                     let (w, out_stride, row_stride) = w.stage(table, block, self.staging.buffer, ld);
-                    // The passes over this block bring the next one, which lies behind it, in equal shares.
-                    let (mut next, step) = if in_place && crate::knobs::get(2, 1) == 1 {
-                        let step = (table.nr * size_of::<T::Acc>()).div_ceil(tiles);
-                        (w.wrapping_offset(outs as isize * out_stride), step)
-                    } else {
-                        (w, 0)
+                    // Each pass brings the next tile's panels, and the passes together the next block of W, which
+                    // lies behind this one.
+                    let steps = outs * rows.div_ceil(table.nr) * j.1;
+                    let size = size_of::<T::Acc>();
+                    let step = |elements: usize, steps: usize| (elements * size).div_ceil(steps.max(1)).min(64);
+                    let mut ahead = Ahead {
+                        weights: w.wrapping_offset(outs as isize * out_stride),
+                        weights_step: if in_place { step(outs * rows * j.1, steps * tiles) } else { 0 },
+                        panels: self.zp.first,
+                        panels_step: if tiles > 1 { step(self.zp.distance, steps) } else { 0 },
                     };
                     for tile in y.tiles() {
+                        ahead.panels = self.zp.at(tile).wrapping_add(self.zp.distance);
+                        if crate::knobs::get(2, 1) & 2 > 0 { ahead.weights_step = 0 }
+                        if crate::knobs::get(2, 1) & 4 > 0 { ahead.panels_step = 0 }
                         for (d0, depth) in parts(j.1, self.blocks.kc, table.lanes) {
                             (table.arithmetic.fused_dot)(&FusedDot {
-                                x: y.panel(self.xp, tile, j.1).add(d0 * tile.width),
-                                z: y.panel(self.zp, tile, i.1).add(i0 * tile.width),
-                                y: y.sums(tile, k0),
+                                x: self.xp.at(tile).add(d0 * tile.width),
+                                z: self.zp.at(tile).add(i0 * tile.width),
+                                y: y.sums_of(tile, k0),
                                 vectors: tile.vectors,
                                 w: w.add(d0),
                                 row_stride,
@@ -176,9 +187,9 @@ impl<T: Kernels> Task<'_, T> {
                                 outs,
                                 rows,
                                 depth,
-                                ahead: Ahead { at: next, step },
+                                ahead,
                             });
-                            next = next.wrapping_byte_add(step * outs * rows.div_ceil(table.nr) * depth);
+                            ahead = ahead.after(outs * rows.div_ceil(table.nr) * depth);
                         }
                     }
                 }
@@ -206,9 +217,9 @@ impl<T: Kernels> Task<'_, T> {
                         };
                         for tile in y.tiles() {
                             (table.arithmetic.form_khatri_rao)(&FormKhatriRao {
-                                z: y.panel(self.zp, tile, i.1).add(i0 * tile.width),
+                                z: self.zp.at(tile).add(i0 * tile.width),
                                 rows,
-                                x: y.panel(self.xp, tile, j.1).add(d0 * tile.width),
+                                x: self.xp.at(tile).add(d0 * tile.width),
                                 columns,
                                 to: self.products,
                                 width: tile.width,
@@ -221,7 +232,7 @@ impl<T: Kernels> Task<'_, T> {
                                 b_stride,
                                 rows: outs,
                                 depth: rows * columns,
-                                out: y.sums(tile, k0),
+                                out: y.sums_of(tile, k0),
                                 out_stride: tile.width,
                                 epilogue: Epilogue::Add,
                             });

@@ -155,7 +155,10 @@ pub(crate) fn plan<T: Element>(layer: &Interaction<'_, T>, n: usize) -> Result<P
     let size = |lengths: &[usize]| scratch::bytes::<T::Acc>(lengths);
     let scratch = match cp_problem(layer, n) {
         Some(p) if choice.small => size(&cp::small_lengths(&p)),
-        Some(p) => size(&cp::Blocks::new(&p, threads).lengths),
+        Some(p) => {
+            let blocks = cp::Blocks::new(&p, threads);
+            size(&blocks.lengths).saturating_add(size(&[blocks.packed]))
+        }
         None => {
             let p = problem(layer, n);
             let p = if choice.swap { p.swap() } else { p };

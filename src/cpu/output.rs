@@ -14,7 +14,7 @@ pub(crate) struct Output<T: Kernels> {
     pub(crate) n: Part,
     pub(crate) k: Part,
     /// Room for n (rounded up to MR) × k.
-    pub(crate) panels: *mut T::Acc,
+    pub(crate) sums: *mut T::Acc,
 }
 
 /// A tile of the batch: which one, its rows, and its width in vectors and lanes. All but the last are MR wide.
@@ -24,6 +24,19 @@ pub(crate) struct Tile {
     pub(crate) rows: usize,
     pub(crate) vectors: usize,
     pub(crate) width: usize,
+}
+
+/// Panels of z, x or H: one for each tile, `distance` elements apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels<A> {
+    pub(crate) first: *mut A,
+    pub(crate) distance: usize,
+}
+
+impl<A> Panels<A> {
+    pub(crate) fn at(&self, tile: Tile) -> *mut A {
+        self.first.wrapping_add(tile.index * self.distance)
+    }
 }
 
 /// Where weights that cannot be read in place are staged.
@@ -43,28 +56,28 @@ impl<T: Kernels> Output<T> {
         })
     }
 
-    /// A tile's panel among those of `depth` rows each.
-    pub(crate) fn panel(&self, panels: *mut T::Acc, tile: Tile, depth: usize) -> *mut T::Acc {
-        panels.wrapping_add(tile.index * self.table.mr * depth)
+    /// Panels of `depth` rows, one behind the other.
+    pub(crate) fn panels(&self, first: *mut T::Acc, depth: usize) -> Panels<T::Acc> {
+        Panels { first, distance: self.table.mr * depth }
     }
 
     /// This tile's sums, from output `k` of the block on.
-    pub(crate) fn sums(&self, tile: Tile, k: usize) -> *mut T::Acc {
-        self.panel(self.panels, tile, self.k.1).wrapping_add(k * tile.width)
+    pub(crate) fn sums_of(&self, tile: Tile, k: usize) -> *mut T::Acc {
+        self.panels(self.sums, self.k.1).at(tile).wrapping_add(k * tile.width)
     }
 
     /// y = b, or 0.
     ///
     /// # Safety
     ///
-    /// `panels` has the room.
+    /// `sums` has the room.
     pub(crate) unsafe fn set(&self, b: Option<View<'_, T, 1>>) {
         for tile in self.tiles() {
             for k in 0..self.k.1 {
                 let bias = b.and_then(|b| b.get([self.k.0 + k])).map_or(T::Acc::default(), T::to_acc);
                 for lane in 0..tile.width {
                     // SAFETY: within the panel.
-                    unsafe { *self.sums(tile, k).add(lane) = bias };
+                    unsafe { *self.sums_of(tile, k).add(lane) = bias };
                 }
             }
         }
@@ -75,7 +88,7 @@ impl<T: Kernels> Output<T> {
     /// # Safety
     ///
     /// Rows and columns are within `from`; `panels` has room for n (rounded up to MR) × columns.
-    pub(crate) unsafe fn pack(&self, from: View<'_, T, 2>, columns: Part, panels: *mut T::Acc) {
+    pub(crate) unsafe fn pack(&self, from: View<'_, T, 2>, columns: Part, panels: Panels<T::Acc>) {
         let [row_stride, column_stride] = from.strides();
         for tile in self.tiles() {
             let row = self.n.0 + tile.index * self.table.mr;
@@ -88,7 +101,7 @@ impl<T: Kernels> Output<T> {
                     column_stride,
                     rows: tile.rows,
                     depth: columns.1,
-                    to: self.panel(panels, tile, columns.1),
+                    to: panels.at(tile),
                     width: tile.width,
                 });
             }
@@ -105,7 +118,7 @@ impl<T: Kernels> Output<T> {
         &self,
         weights: Cube<'_, T>,
         columns: Part,
-        panels: *mut T::Acc,
+        panels: Panels<T::Acc>,
         kc: usize,
         staging: Staging<T::Acc>,
     ) {
@@ -120,14 +133,14 @@ impl<T: Kernels> Output<T> {
                     let (b, _, b_stride) = weights.stage(table, block, staging.buffer, ld);
                     for tile in self.tiles() {
                         (table.arithmetic.gemm)(&Gemm {
-                            a: self.panel(panels, tile, columns.1).add(d0 * tile.width),
+                            a: panels.at(tile).add(d0 * tile.width),
                             a_stride: tile.width as isize,
                             vectors: tile.vectors,
                             b,
                             b_stride,
                             rows,
                             depth,
-                            out: self.sums(tile, r0),
+                            out: self.sums_of(tile, r0),
                             out_stride: tile.width,
                             epilogue: Epilogue::Add,
                         });
@@ -149,7 +162,7 @@ impl<T: Kernels> Output<T> {
             // SAFETY: the panel holds all of these rows and outputs; the rest is the caller's contract.
             unsafe {
                 (self.table.unpack)(&Unpack {
-                    from: self.sums(tile, 0),
+                    from: self.sums_of(tile, 0),
                     width: tile.width,
                     rows: tile.rows,
                     columns: self.k.1,

@@ -32,13 +32,16 @@ impl<'a, T: Kernels> Problem<'a, T> {
         Problem { i: self.j, j: self.i, w: self.w.map(Cube::swap), u: self.v, v: self.u, ..self }
     }
 
-    /// Depth of a pass of the microkernel, KC: a panel of it takes half of L1, the rows of W and the output the rest.
+    /// Depth of a pass of the microkernel, KC: a panel of it takes the size of L1. Half of that would stay there while
+    /// rows of W pass, but the panel's vectors are needed at a few bytes a cycle, which L2 gives too, and each pass costs
+    /// an epilogue.
     pub(crate) fn kc(&self) -> usize {
-        crate::knobs::get(0, (self.caches.l1 / 2 / (self.table.mr * size_of::<T::Acc>())).clamp(64, 512) / 16 * 16)
+        crate::knobs::get(0, (self.caches.l1 / (self.table.mr * size_of::<T::Acc>())).clamp(64, 512) / 16 * 16)
     }
 
-    /// Elements of W that half of L2 holds; the panels of z, x and y pass through the other half.
+    /// Elements of a block of W: an eighth of L2, because the next one is brought in beside it, the panels of z, x and y
+    /// pass through, and other processors' work may share the cache.
     pub(crate) fn w_block(&self) -> usize {
-        crate::knobs::get(1, self.caches.l2 / 2) / size_of::<T::Acc>()
+        crate::knobs::get(1, (self.caches.l2 / 8).max(96 << 10)) / size_of::<T::Acc>()
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct FusedDot<A> {
     pub(crate) outs: usize,
     pub(crate) rows: usize,
     pub(crate) depth: usize,
-    /// A part of the next block of W, to be brought into L2 during this call.
+    /// To be brought into L2 during this call.
     pub(crate) ahead: Ahead<A>,
 }
 

@@ -56,7 +56,7 @@ pub(crate) unsafe fn gemm<S: Simd>(g: &Gemm<S::Acc>) {
 unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first: usize, tiles: usize, _: ()) {
     // SAFETY: all rows are below `g.rows`; the rest is the caller's contract.
     unsafe {
-        let mut ahead = Ahead { at: g.a, step: 0 };
+        let mut ahead = Ahead::none(g.a);
         for tile in 0..tiles {
             let row = first + tile * NR;
             let b = g.b.wrapping_offset(row as isize * g.b_stride);

@@ -19,11 +19,30 @@
 
 use crate::cpu::simd::Simd;
 
-/// What will be needed later, brought towards L2 at an even pace: at each step of depth one line, and `step` bytes on.
+/// What will be needed later, brought towards L2 at an even pace: at each step of depth a line of either, and so many
+/// bytes on. The hardware's own prefetch stops at the end of each page and follows a few streams only.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead<A> {
-    pub(crate) at: *const A,
-    pub(crate) step: usize,
+    pub(crate) weights: *const A,
+    pub(crate) weights_step: usize,
+    pub(crate) panels: *const A,
+    pub(crate) panels_step: usize,
+}
+
+impl<A> Ahead<A> {
+    /// Nothing: a line that is in use anyway.
+    pub(super) fn none(used: *const A) -> Self {
+        Ahead { weights: used, weights_step: 0, panels: used, panels_step: 0 }
+    }
+
+    /// So many steps of depth later.
+    pub(crate) fn after(self, steps: usize) -> Self {
+        Ahead {
+            weights: self.weights.wrapping_byte_add(steps * self.weights_step),
+            panels: self.panels.wrapping_byte_add(steps * self.panels_step),
+            ..self
+        }
+    }
 }
 
 /// The microkernel. A tile of fewer rows or vectors is another instance, so edges run at full speed.
@@ -49,10 +68,12 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
         for (t, third) in third.iter_mut().enumerate() {
             *third = opaque(b.wrapping_offset(3 * t as isize * b_stride));
         }
-        let mut at = ahead.at;
+        let Ahead { mut weights, weights_step, mut panels, panels_step } = *ahead;
         for _ in 0..depth {
-            S::prefetch(at);
-            at = at.wrapping_byte_add(ahead.step);
+            S::prefetch(weights);
+            S::prefetch(panels);
+            weights = weights.wrapping_byte_add(weights_step);
+            panels = panels.wrapping_byte_add(panels_step);
             let mut lanes = [S::zero(); MV];
             for (v, lanes) in lanes.iter_mut().enumerate() {
                 *lanes = S::load(a.add(v * S::LANES));
@@ -68,7 +89,7 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
                 *third = third.wrapping_add(1);
             }
         }
-        ahead.at = at;
+        (ahead.weights, ahead.panels) = (weights, panels);
         acc
     }
 }

@@ -22,6 +22,12 @@ pub(crate) struct Pack<T, A> {
     pub(crate) width: usize,
 }
 
+/// Bytes that rows are brought in advance: a row is often too short for the hardware's prefetch to find its stride.
+const AHEAD: usize = 512;
+
+/// Rows that are brought in advance where each gives one vector: as many as take a memory access's time.
+const ROWS_AHEAD: usize = 16;
+
 /// Largest LANES of any level.
 const MAX_LANES: usize = 16;
 
@@ -39,11 +45,17 @@ pub(crate) unsafe fn pack<S: Widen<T>, T: Kernels<Acc = S::Acc>>(p: &Pack<T, S::
             let to = p.to.wrapping_add(first);
             if rows == lanes && p.row_stride == 1 {
                 for d in 0..p.depth {
+                    let later = from.wrapping_offset((d + ROWS_AHEAD) as isize * p.column_stride);
+                    S::prefetch(later.cast());
                     S::store(to.add(d * p.width), S::widen(from.wrapping_offset(d as isize * p.column_stride)));
                 }
             } else if p.column_stride == 1 {
                 let whole = if rows == lanes { p.depth / lanes * lanes } else { 0 };
                 for d in (0..whole).step_by(lanes) {
+                    for r in 0..lanes {
+                        let line = from.wrapping_offset(r as isize * p.row_stride).wrapping_add(d);
+                        S::prefetch(line.cast::<S::Acc>().wrapping_byte_add(AHEAD));
+                    }
                     let (block, to) = (from.wrapping_add(d), to.add(d * p.width));
                     if T::IN_PLACE {
                         S::transpose(block.cast(), p.row_stride, to, p.width);

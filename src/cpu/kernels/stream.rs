@@ -10,6 +10,9 @@
 
 use crate::cpu::simd::{Kernels, Widen};
 
+/// Bytes that W is brought in advance of the next rows: some 100 ns of a core's bandwidth.
+const AHEAD: usize = 8192;
+
 /// Whether rows are folded with z into one output, or are outputs themselves.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Fold {
@@ -48,7 +51,7 @@ pub(crate) unsafe fn stream<S: Widen<T>, T: Kernels<Acc = S::Acc>>(s: &Stream<T,
     unsafe {
         match (s.batch, s.fold) {
             (1, Fold::Rows) => fold::<S, T, 4, 1>(s),
-            (2, Fold::Rows) => fold::<S, T, 4, 2>(s),
+            (2, Fold::Rows) => fold::<S, T, 2, 2>(s),
             (3, Fold::Rows) => fold::<S, T, 2, 3>(s),
             (4, Fold::Rows) => fold::<S, T, 2, 4>(s),
             (1, Fold::None) => plain::<S, T, 4, 1>(s),
@@ -143,7 +146,15 @@ unsafe fn dots<S: Widen<T>, T: Kernels<Acc = S::Acc>, const R: usize, const N: u
     unsafe {
         let mut sums = [[S::zero(); N]; R];
         let whole = s.depth / S::LANES * S::LANES;
+        // The R rows are R streams for the hardware, too short to be followed; together they are one, `AHEAD` in front.
+        let mut ahead = w.wrapping_byte_add(AHEAD).wrapping_offset(R as isize * s.row_stride);
         for d in (0..whole).step_by(S::LANES) {
+            let mut at = ahead;
+            ahead = ahead.wrapping_add(R * S::LANES);
+            while at < ahead {
+                S::prefetch(at.cast());
+                at = at.wrapping_byte_add(64);
+            }
             let mut x = [S::zero(); N];
             for (n, x) in x.iter_mut().enumerate() {
                 *x = S::load(s.x.add(n * s.x_stride + d));
