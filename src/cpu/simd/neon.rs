@@ -250,3 +250,58 @@ table!(F32, f32, NeonF32, ["neon"], ARITHMETIC_F32, "aarch64-f32-neon-6x16");
 table!(F64, f64, NeonF64, ["neon"], ARITHMETIC_F64, "aarch64-f64-neon-6x8");
 table!(F16, f16, NeonF32, ["neon"], ARITHMETIC_F32, "aarch64-f16-neon-6x16");
 table!(BF16, bf16, NeonF32, ["neon"], ARITHMETIC_F32, "aarch64-bf16-neon-6x16");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every value of a 16-bit type, by four and one by one; NaNs stay NaNs.
+    fn widens_all<T: Copy>(from_bits: fn(u16) -> T, to_f32: fn(T) -> f32)
+    where
+        NeonF32: Widen<T>,
+    {
+        let same = |wide: f32, bits: u16| {
+            let exact = to_f32(from_bits(bits));
+            assert!(wide.to_bits() == exact.to_bits() || wide.is_nan() && exact.is_nan(), "{bits:#06x}: {wide}");
+        };
+        for first in (0..=u16::MAX).step_by(4) {
+            let from = [0, 1, 2, 3].map(|lane| from_bits(first + lane));
+            let mut to = [0.0; 4];
+            // SAFETY: every aarch64 target of Rust's with a standard library has NEON; the arrays have four elements.
+            unsafe { NeonF32::store(to.as_mut_ptr(), NeonF32::widen(from.as_ptr())) };
+            to.iter().zip(first..).for_each(|(&wide, bits)| same(wide, bits));
+            // SAFETY: as above, and one element is fewer than four.
+            unsafe { NeonF32::store(to.as_mut_ptr(), NeonF32::widen_partial(from.as_ptr(), 1)) };
+            same(to[0], first);
+            assert_eq!(to[1..], [0.0; 3]);
+        }
+    }
+
+    #[test]
+    fn f16_widens() {
+        widens_all(f16::from_bits, f16::to_f32);
+    }
+
+    #[test]
+    fn bf16_widens() {
+        widens_all(bf16::from_bits, bf16::to_f32);
+    }
+
+    #[test]
+    fn transposes() {
+        let from: [f32; 24] = std::array::from_fn(|index| index as f32);
+        let mut to = [-1.0; 20];
+        // SAFETY: as above; 4 rows, 6 apart, to 4 rows, 5 apart.
+        unsafe { NeonF32::transpose(from.as_ptr(), 6, to.as_mut_ptr(), 5) };
+        for (r, c) in (0..4).flat_map(|r| (0..4).map(move |c| (r, c))) {
+            assert_eq!(to[c * 5 + r], from[r * 6 + c]);
+        }
+        assert!((0..4).all(|row| to[row * 5 + 4] == -1.0));
+
+        let from = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
+        let mut to = [-1.0; 6];
+        // SAFETY: as above; 2 rows, 4 apart, to 2 rows, 3 apart.
+        unsafe { NeonF64::transpose(from.as_ptr(), 4, to.as_mut_ptr(), 3) };
+        assert_eq!(to, [0.0, 4.0, -1.0, 1.0, 5.0, -1.0]);
+    }
+}
