@@ -148,14 +148,14 @@ impl Simd for NeonF64 {
     }
 }
 
-/// By assembly: the intrinsic is not stable.
+/// Towards L2. By assembly: the intrinsic is not stable.
 #[inline(always)]
 fn prefetch_line(at: *const u8) {
     // Miri does not run assembly.
     if cfg!(not(miri)) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe {
-            std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) at, options(readonly, nostack, preserves_flags));
+            std::arch::asm!("prfm pldl2keep, [{0}]", in(reg) at, options(readonly, nostack, preserves_flags));
         }
     }
 }
