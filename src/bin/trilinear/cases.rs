@@ -211,7 +211,12 @@ pub(crate) struct Lengths {
 impl Lengths {
     /// Bytes of all of them.
     pub(crate) fn bytes(&self, dtype: DType) -> u128 {
-        let inputs = [self.z, self.x, self.y].into_iter().chain(self.weights);
-        inputs.map(|elements| elements as u128).sum::<u128>() * dtype.bytes() as u128
+        let rest: u128 = [self.z, self.x, self.y].into_iter().map(|elements| elements as u128).sum();
+        self.weight_bytes(dtype) + rest * dtype.bytes() as u128
+    }
+
+    /// Bytes of the weights.
+    pub(crate) fn weight_bytes(&self, dtype: DType) -> u128 {
+        self.weights.into_iter().map(|elements| elements as u128).sum::<u128>() * dtype.bytes() as u128
     }
 }

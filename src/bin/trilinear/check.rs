@@ -321,8 +321,8 @@ impl Checker {
             let mut failure = None;
             for (index, (value, (exact, bound))) in one.iter().zip(exact.value.iter().zip(&exact.bound)).enumerate() {
                 let error = (value.to_f64() - exact).abs();
-                // Written so that NaN fails.
-                if !(error <= *bound) {
+                let within = error <= *bound; // which NaN is not
+                if !within {
                     failure = failure.or_else(|| {
                         Some(format!("{}: element {index} is {value}, not {exact:.9e} ± {bound:.1e}", what()))
                     });

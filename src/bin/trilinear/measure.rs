@@ -11,8 +11,8 @@ use crate::host;
 
 /// Of the memory that the system calls available, this part is used.
 const MEMORY_PART: f64 = 0.8;
-/// The buffer that the read bandwidth is measured on.
-const BANDWIDTH_BUFFER: usize = 256 << 20;
+/// The read bandwidth is measured on a buffer of at least this size, and of four times the last cache.
+const BANDWIDTH_BUFFER: usize = 128 << 20;
 /// Baselines slower than the best by this factor are not measured more than a few times.
 const HOPELESS: f64 = 1.5;
 
@@ -41,11 +41,18 @@ pub(crate) struct Outcome {
     pub(crate) plan: Plan,
     pub(crate) peak: f64,
     pub(crate) bandwidth: f64,
-    /// Seconds of a call.
-    pub(crate) ours: f64,
-    pub(crate) prepared: Option<f64>,
-    /// Of every baseline.
+    pub(crate) ours: Time,
+    pub(crate) prepared: Option<Time>,
+    /// Median seconds of every baseline.
     pub(crate) baselines: Vec<(&'static str, f64)>,
+}
+
+/// Seconds of a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Time {
+    pub(crate) median: f64,
+    /// Of the fastest sample: where other programs take part of the machine, closer to what it can do.
+    pub(crate) fastest: f64,
 }
 
 /// Measured, or why not.
@@ -70,13 +77,16 @@ fn row<T: Baselines>(job: &Job, settings: Settings) -> Result<Measured> {
         (Err(error), _) => return Err(error.into()),
     };
     let peak = machine::peak_flops::<T>(&job.plain, job.threads)?;
-    let bandwidth = bandwidth(&job.plain, job.threads)?;
+    let read = || bandwidth(&job.plain, job.threads);
+    let bandwidth = read()?;
     // Near the corner of the roofline, memory is measured too: else a cache could make the figure look better.
     let streams = estimate.bytes as f64 / bandwidth > 0.8 * (estimate.flops as f64 / peak);
     let one = lengths.bytes(T::DTYPE).saturating_add(64 * 6);
     let available = host::available_memory().map_or(f64::INFINITY, |bytes| bytes as f64 * MEMORY_PART);
-    let copies = if settings.prepared { if size_of::<T>() == 2 { 4.0 } else { 2.0 } } else { 1.0 };
-    let needed = |sets: u128| one as f64 * sets as f64 * copies + (estimate.scratch * job.threads) as f64;
+    // Prepared weights are copies; of half-width types, once more in f32.
+    let weights = lengths.weight_bytes(T::DTYPE) as f64;
+    let copies = if settings.prepared { weights * if size_of::<T>() == 2 { 3.0 } else { 1.0 } } else { 0.0 };
+    let needed = |sets: u128| (one as f64 + copies) * sets as f64 + (estimate.scratch * job.threads) as f64;
     let wanted = if streams { 2 * host::last_cache() as u128 / one.max(1) + 1 } else { 1 };
     let sets = if needed(wanted) <= available { wanted } else { 1 };
     if needed(sets) > available {
@@ -101,16 +111,21 @@ fn row<T: Baselines>(job: &Job, settings: Settings) -> Result<Measured> {
         Err(error) => return Err(error.into()),
     };
     let (ours, prepared, baselines) = interleave(job, settings, &data, baselines)?;
-    // The clock moves: of the figures before and after, the one that is harder to reach.
+    // The clock moves, and so does what others leave of the memory's bandwidth: of the figures before and after, the one
+    // that is harder to reach.
     let peak = peak.max(machine::peak_flops::<T>(&job.plain, job.threads)?);
+    let bandwidth = if streams { bandwidth.max(read()?) } else { bandwidth };
     Ok(Measured::Row(Outcome { plan, peak, bandwidth, ours, prepared, baselines }))
 }
+
+/// Computes y of a set.
+type Call<'a, T> = Box<dyn FnMut(usize, &mut [T]) -> Result<()> + 'a>;
 
 /// One way to compute the row, and its times.
 struct Contender<'a, T> {
     name: &'static str,
     is_baseline: bool,
-    call: Box<dyn FnMut(usize, &mut [T]) -> Result<()> + 'a>,
+    call: Call<'a, T>,
     /// Calls in a sample.
     calls: usize,
     /// Seconds of a call.
@@ -134,8 +149,8 @@ impl<'a, T> Contender<'a, T> {
         Ok(start.elapsed().as_secs_f64() / calls as f64)
     }
 
-    fn seconds(&self) -> f64 {
-        median(&self.samples)
+    fn time(&self) -> Time {
+        Time { median: median(&self.samples), fastest: self.samples.iter().copied().fold(f64::INFINITY, f64::min) }
     }
 }
 
@@ -149,9 +164,9 @@ fn median(samples: &[f64]) -> f64 {
     }
 }
 
-type Times = (f64, Option<f64>, Vec<(&'static str, f64)>);
+type Times = (Time, Option<Time>, Vec<(&'static str, f64)>);
 
-/// Seconds of ours, of ours with prepared weights, and of the baselines.
+/// Of ours, of ours with prepared weights, and of the baselines.
 fn interleave<T: Baselines>(
     job: &Job,
     settings: Settings,
@@ -235,21 +250,21 @@ fn interleave<T: Baselines>(
             drop_hopeless(&mut contenders);
         }
     }
-    let ours = contenders.iter().find(|contender| !contender.is_baseline).map_or(f64::NAN, Contender::seconds);
-    let prepared = contenders.iter().filter(|contender| !contender.is_baseline).nth(1).map(Contender::seconds);
-    let baselines = contenders.iter().filter(|contender| contender.is_baseline).map(|c| (c.name, c.seconds()));
+    let [ours, prepared] = [0, 1].map(|index| contenders.iter().filter(|c| !c.is_baseline).nth(index));
+    let ours = ours.map_or(Time { median: f64::NAN, fastest: f64::NAN }, Contender::time);
+    let prepared = prepared.map(Contender::time);
+    let baselines = contenders.iter().filter(|c| c.is_baseline).map(|c| (c.name, c.time().median));
     Ok((ours, prepared, baselines.collect()))
 }
 
 /// No more samples of baselines that cannot be the best, so that the others get the time. By the fastest sample: one
 /// slow one, of a machine that others use too, must not take a baseline out.
 fn drop_hopeless<T>(contenders: &mut [Contender<'_, T>]) {
-    let fastest = |contender: &Contender<'_, T>| contender.samples.iter().copied().fold(f64::INFINITY, f64::min);
     let baselines = contenders.iter_mut().filter(|contender| contender.is_baseline);
     let baselines: Vec<_> = baselines.filter(|contender| !contender.samples.is_empty()).collect();
-    let best = baselines.iter().map(|contender| fastest(contender)).fold(f64::INFINITY, f64::min);
+    let best = baselines.iter().map(|contender| contender.time().fastest).fold(f64::INFINITY, f64::min);
     for contender in baselines {
-        contender.active = fastest(contender) <= HOPELESS * best;
+        contender.active = contender.time().fastest <= HOPELESS * best;
     }
 }
 
@@ -257,8 +272,8 @@ fn drop_hopeless<T>(contenders: &mut [Contender<'_, T>]) {
 fn compare<T: Baselines>(name: &str, y: &[T], ours: &[T]) -> Result<()> {
     let largest = ours.iter().fold(0.0, |largest: f64, value| largest.max(value.to_f64().abs()));
     let tolerance = (1e-3 + 4.0 * T::DTYPE.storage_roundoff()) * largest;
-    // Written so that NaN is not close to anything.
-    match y.iter().zip(ours).position(|(y, ours)| !((y.to_f64() - ours.to_f64()).abs() <= tolerance)) {
+    let close = |(y, ours): (&T, &T)| (y.to_f64() - ours.to_f64()).abs() <= tolerance; // which NaN is not
+    match y.iter().zip(ours).position(|pair| !close(pair)) {
         None => Ok(()),
         Some(index) => {
             let (y, ours) = (y[index], ours[index]);
@@ -361,7 +376,8 @@ impl<T: Baselines> Data<T> {
             let (z, x) = (View::row(&z[row / rows * i..][..i]), View::row(&x[row * j..][..j]));
             let exact = reference::forward(&layer, z, x)?;
             let (value, expected) = (y[row * k + out].to_f64(), exact.value.as_slice()[0]);
-            if !((value - expected).abs() <= exact.error_bound(T::DTYPE, 0)) {
+            let within = (value - expected).abs() <= exact.error_bound(T::DTYPE, 0); // which NaN is not
+            if !within {
                 return Err(anyhow!("wrong result at row {row}, output {out}: {value} instead of {expected}")
                     .context(format!("{} in {}: please report this", job.case.label(), T::DTYPE)));
             }

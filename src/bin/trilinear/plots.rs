@@ -160,14 +160,15 @@ fn bars(rows: &[&Row]) -> Result<String> {
         let text = |size: i32, horizontal| {
             TextStyle::from(("sans-serif", size)).pos(Pos::new(horizontal, VPos::Center)).color(&RGBColor(40, 40, 40))
         };
-        let prepared = ("ours, prepared", PREPARED);
-        let all = [("ours", OURS), prepared].into_iter().chain(names.iter().map(|&name| (name, color(name))));
+        let prepared = rows.iter().any(|row| row.prepared).then_some(("ours, prepared", PREPARED));
+        let others = names.iter().map(|&name| (name, color(name)));
+        let all = std::iter::once(("ours", OURS)).chain(prepared).chain(others);
         for (index, (name, color)) in all.enumerate() {
             let y = 11 + 22 * index as i32;
             area.draw(&Rectangle::new([(LEFT, y - 6), (LEFT + 12, y + 6)], color.filled()))?;
             area.draw(&Text::new(name, (LEFT + 20, y), text(13, HPos::Left)))?;
         }
-        // 105% of the width, so that a figure above 100% shows as one.
+        // Bars may end at 105%, so that a figure above 100% shows as one.
         let full = f64::from(WIDTH - LEFT - 110);
         let mut y = legend + 20;
         for percent in [0, 25, 50, 75, 100] {

@@ -8,7 +8,7 @@ use trilinear::{DType, Device};
 
 use crate::baselines::Shape;
 use crate::cases::Case;
-use crate::measure::Outcome;
+use crate::measure::{Outcome, Time};
 
 /// A line of the report.
 #[derive(Clone, Debug)]
@@ -20,7 +20,9 @@ pub(crate) struct Row {
     pub(crate) prepared: bool,
     pub(crate) kernel: &'static str,
     pub(crate) algorithm: String,
+    /// Of a call: the median, and the fastest sample.
     pub(crate) seconds: f64,
+    pub(crate) fastest: f64,
     pub(crate) flops: f64,
     pub(crate) bytes: f64,
     /// FLOP/s.
@@ -33,7 +35,7 @@ pub(crate) struct Row {
 impl Row {
     /// The lines of an outcome: one, or two with prepared weights.
     pub(crate) fn of(case: Case, dtype: DType, threads: usize, outcome: &Outcome) -> Vec<Row> {
-        let row = |seconds, prepared| Row {
+        let row = |Time { median, fastest }, prepared| Row {
             case,
             dtype,
             threads,
@@ -41,14 +43,15 @@ impl Row {
             prepared,
             kernel: outcome.plan.kernel,
             algorithm: outcome.plan.algorithm.to_string(),
-            seconds,
+            seconds: median,
+            fastest,
             flops: outcome.plan.flops as f64,
             bytes: outcome.plan.bytes as f64,
             peak: outcome.peak,
             bandwidth: outcome.bandwidth,
             baselines: outcome.baselines.clone(),
         };
-        std::iter::once(row(outcome.ours, false)).chain(outcome.prepared.map(|seconds| row(seconds, true))).collect()
+        std::iter::once(row(outcome.ours, false)).chain(outcome.prepared.map(|time| row(time, true))).collect()
     }
 
     /// The time below which no program can compute this here.
@@ -98,6 +101,7 @@ impl Row {
             "k": k,
             "r": r,
             "seconds": self.seconds,
+            "fastest_seconds": self.fastest,
             "gflops": self.gflops(),
             "peak_gflops": self.peak / 1e9,
             "read_gbps": self.bandwidth / 1e9,
