@@ -365,8 +365,9 @@ impl<T: Baselines> Data<T> {
     fn check(&self, job: &Job, y: &[T]) -> Result<()> {
         let Shape { n, rows, i, j, k, r } = self.shape;
         let Operands { z, x, weights } = self.operands(0);
-        for part in 0..4 {
-            let (row, out) = ((n * rows - 1) * part / 3, (k - 1) * (3 - part) / 3);
+        // The first, the last, and two in between.
+        for (row, out) in [(0, 0), (1, 2), (2, 1), (3, 3)] {
+            let (row, out) = ((n * rows - 1) * row / 3, (k - 1) * out / 3);
             let weights = match (weights, r) {
                 (Weights::Cp { a, b, c }, Some(r)) => Weights::Cp { a: &a[out * r..][..r], b, c },
                 (Weights::Dense(w), _) => Weights::Dense(&w[out * i * j..][..i * j]),
