@@ -12,7 +12,7 @@ use crate::report::{self, Row};
 const OURS: RGBColor = RGBColor(31, 87, 164);
 const PREPARED: RGBColor = RGBColor(23, 158, 134);
 /// Of the baselines, in the order in which they appear.
-const OTHERS: [RGBColor; 8] = [
+const OTHERS: [RGBColor; 9] = [
     RGBColor(214, 120, 40),
     RGBColor(240, 180, 110),
     RGBColor(150, 90, 160),
@@ -21,6 +21,7 @@ const OTHERS: [RGBColor; 8] = [
     RGBColor(185, 185, 185),
     RGBColor(170, 70, 70),
     RGBColor(220, 150, 150),
+    RGBColor(110, 150, 60),
 ];
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}\
