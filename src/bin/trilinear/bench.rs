@@ -1,0 +1,254 @@
+//! `trilinear bench`: every shape as a fraction of what this machine can do, and against other ways to compute it.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use trilinear::{Algorithm, Context, DType, Device, SimdLevel, machine};
+
+use crate::cases::{self, Form, Sizes};
+use crate::measure::{self, Job, Measured, Settings};
+use crate::report::{self, Row};
+use crate::{host, plots};
+
+const EXAMPLES: &str = "\
+Examples:
+  trilinear bench --quick                            every named shape but the largest, on one thread
+  trilinear bench --goals                            the shapes that the project sets itself goals for
+  trilinear bench --preset mimic --threads 1,all     one named shape, on one thread and on all
+  trilinear bench --shape 256,128,128,128,32         sizes of your own, dense and CP of rank 32
+  trilinear bench --dtype f32,bf16 --prepared        two storage types; weights packed once as well
+  trilinear bench --json > rows.jsonl                an object for each row
+  trilinear bench --quick --save report.html         tables and plots in one file
+
+Of each row, the floor is the larger of its FLOPs over the peak, and the bytes that it must move over the read
+bandwidth, both measured in the same run on as many threads; the fraction is the floor over the time. FLOPs count
+2·N·I·J·K (dense) and 2·N·R·(I+J+K) (CP). Times are medians of repetitions that take turns with the baselines'.
+Every result is checked before it is timed.";
+
+/// Options of `bench`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// A named shape (repeatable; all of them if no shape is given)
+    #[arg(long, value_name = "NAME")]
+    preset: Vec<String>,
+    /// Sizes of your own (repeatable); with R the CP form is measured too
+    #[arg(long, value_name = "N,I,J,K[,R]")]
+    shape: Vec<Sizes>,
+    /// Only this form of W [default: all that a shape has]
+    #[arg(long, value_enum)]
+    form: Option<Form>,
+    /// What to compute
+    #[arg(long, value_enum, default_value_t = Pass::Forward)]
+    pass: Pass,
+    /// Storage types, comma-separated or repeated: f32, f64, f16, bf16
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "f32", value_parser = parse_dtype)]
+    dtype: Vec<DType>,
+    /// Numbers of threads, comma-separated or repeated; `all` is every processor
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = parse_threads)]
+    threads: Vec<usize>,
+    /// Where to compute: auto, cpu or cuda:N [default: TRILINEAR_DEVICE, else auto]
+    #[arg(long)]
+    device: Option<Device>,
+    /// Adds a row for weights prepared (packed) once
+    #[arg(long)]
+    prepared: bool,
+    /// Force an algorithm; shapes that it cannot compute are skipped
+    #[arg(long, value_name = "NAME", value_parser = parse_algorithm)]
+    algorithm: Option<Algorithm>,
+    /// The shapes that the project sets itself goals for, with the goals
+    #[arg(long, conflicts_with_all = ["preset", "shape"])]
+    goals: bool,
+    /// Skip shapes of more than 5 GFLOP
+    #[arg(long)]
+    quick: bool,
+    /// Time to spend on each row; a call that takes longer is made twice
+    #[arg(long, value_name = "S", default_value = "1", value_parser = parse_seconds)]
+    seconds: f64,
+    /// Measure ours only
+    #[arg(long)]
+    no_baselines: bool,
+    /// Print one JSON object for each row in place of the table
+    #[arg(long)]
+    json: bool,
+    /// Also write tables and plots into an HTML file
+    #[arg(long, value_name = "FILE.html")]
+    save: Option<PathBuf>,
+}
+
+/// `--quick` skips what has more FLOPs.
+const QUICK_FLOPS: u128 = 5_000_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Pass {
+    /// y of z and x
+    Forward,
+    /// The gradients (not in this version)
+    Backward,
+    /// Forward and gradients (not in this version)
+    Both,
+}
+
+pub(crate) fn parse_dtype(text: &str) -> Result<DType> {
+    [DType::F32, DType::F64, DType::F16, DType::Bf16]
+        .into_iter()
+        .find(|dtype| dtype.to_string() == text)
+        .ok_or_else(|| anyhow!("expected f32, f64, f16 or bf16"))
+}
+
+fn parse_threads(text: &str) -> Result<usize> {
+    match text {
+        "all" => Ok(host::threads()),
+        _ => match text.parse() {
+            Ok(threads @ 1..=1024) => Ok(threads),
+            _ => bail!("expected a number from 1 to 1024, or `all`"),
+        },
+    }
+}
+
+fn parse_algorithm(text: &str) -> Result<Algorithm> {
+    Algorithm::ALL.into_iter().find(|algorithm| algorithm.to_string() == text).ok_or_else(|| {
+        let names: Vec<_> = Algorithm::ALL.iter().map(Algorithm::to_string).collect();
+        anyhow!("expected one of {}", names.join(", "))
+    })
+}
+
+fn parse_seconds(text: &str) -> Result<f64> {
+    match text.parse() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 3600.0 => Ok(seconds),
+        _ => bail!("expected a number of seconds above 0, up to 3600"),
+    }
+}
+
+/// The context of `--device`, else of the environment.
+fn context(device: Option<Device>) -> Result<Context> {
+    let Some(device) = device else { return Ok(Context::from_env()?) };
+    let context = Context::new(device)?;
+    match std::env::var("TRILINEAR_SIMD") {
+        Ok(level) if !level.is_empty() => Ok(context.with_simd(level.parse::<SimdLevel>().context("TRILINEAR_SIMD")?)?),
+        _ => Ok(context),
+    }
+}
+
+/// Measures and reports.
+pub(crate) fn run(args: Args) -> Result<()> {
+    if args.pass != Pass::Forward {
+        bail!("the backward pass comes with the gradients, which this version does not have; use --pass forward");
+    }
+    let cases = match args.goals {
+        true => cases::goals(args.form),
+        false => cases::chosen(&args.preset, &args.shape, args.form)?,
+    };
+    let context = context(args.device)?;
+    // Found out now rather than after minutes of measuring.
+    let mut save = match &args.save {
+        Some(path) => Some(std::fs::File::create(path).with_context(|| format!("--save {}", path.display()))?),
+        None => None,
+    };
+    let mut jobs = Vec::new();
+    for &threads in &dedup(&args.threads) {
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build().context("threads could not be started")?;
+        jobs.push((threads, pool));
+    }
+    let dtypes = dedup(&args.dtype);
+    let settings = Settings { seconds: args.seconds, prepared: args.prepared, baselines: !args.no_baselines };
+
+    let machine = describe_machine(&context, &dtypes, &jobs)?;
+    if !args.json {
+        writeln!(std::io::stdout(), "{machine}")?;
+    }
+    let bar = ProgressBar::new((cases.len() * dtypes.len() * jobs.len()) as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({elapsed})")?);
+    let mut rows = Vec::new();
+    let mut skipped = Vec::new();
+    for case in &cases {
+        for &dtype in &dtypes {
+            for (threads, pool) in &jobs {
+                let label = format!("{} {} {dtype} on {threads} thread(s)", case.label(), case.form);
+                bar.set_message(label.clone());
+                let plain = context.with_threads(*threads)?;
+                let forced = args.algorithm.map_or(plain, |algorithm| plain.with_algorithm(algorithm));
+                let job = Job { case: *case, threads: *threads, context: forced, plain };
+                let measured = match args.quick && is_long(&job)? {
+                    true => Measured::Skipped("it is over 5 GFLOP, and --quick was given".into()),
+                    false => pool.install(|| measure::row_in(dtype, &job, settings))?,
+                };
+                match measured {
+                    Measured::Row(outcome) => {
+                        for row in Row::of(*case, dtype, *threads, &outcome) {
+                            if args.json {
+                                bar.suspend(|| writeln!(std::io::stdout(), "{}", row.json()))?;
+                            }
+                            rows.push(row);
+                        }
+                    }
+                    Measured::Skipped(reason) => {
+                        let line = format!("skipped {label}: {reason}");
+                        bar.suspend(|| eprintln!("{line}"));
+                        skipped.push(line);
+                    }
+                }
+                bar.inc(1);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    if let (Some(file), Some(path)) = (&mut save, &args.save) {
+        let html = plots::html(&machine, &rows, &skipped)?;
+        file.write_all(html.as_bytes()).with_context(|| format!("--save {}", path.display()))?;
+    }
+    if rows.is_empty() {
+        bail!("nothing was measured: every shape was skipped");
+    }
+    if !args.json {
+        writeln!(std::io::stdout(), "{}", report::table(&rows))?;
+    }
+    Ok(())
+}
+
+/// Each value once, in the order given.
+fn dedup<V: Copy + PartialEq>(values: &[V]) -> Vec<V> {
+    let mut unique = Vec::new();
+    for value in values {
+        if !unique.contains(value) {
+            unique.push(*value);
+        }
+    }
+    unique
+}
+
+/// Whether `--quick` skips it; what does not fit in the address space has a better reason to be skipped.
+fn is_long(job: &Job) -> Result<bool> {
+    match job.case.plan::<f32>(job.plain) {
+        Ok(plan) => Ok(plan.flops > QUICK_FLOPS),
+        Err(trilinear::Error::TooLarge { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The processor, and what it can do at most.
+fn describe_machine(context: &Context, dtypes: &[DType], pools: &[(usize, ThreadPool)]) -> Result<String> {
+    let mut text = format!("{}, {}, {}", host::cpu_name(), context.device(), context.simd());
+    for &(threads, _) in pools {
+        let plural = if threads == 1 { "" } else { "s" };
+        text += &format!("\n{threads} thread{plural}: ");
+        for &dtype in dtypes {
+            text += &format!("{:.1} GFLOP/s in {dtype}, ", peak(context, dtype, threads)? / 1e9);
+        }
+        text += &format!("reads {:.1} GB/s", measure::bandwidth(context, threads)? / 1e9);
+    }
+    Ok(text)
+}
+
+/// FLOP/s of `threads` threads.
+pub(crate) fn peak(context: &Context, dtype: DType, threads: usize) -> Result<f64> {
+    Ok(match dtype {
+        DType::F64 => machine::peak_flops::<f64>(context, threads)?,
+        // The others are accumulated in f32.
+        _ => machine::peak_flops::<f32>(context, threads)?,
+    })
+}

@@ -1,0 +1,1 @@
+//! Placeholder: the file formats of `run` are written elsewhere.

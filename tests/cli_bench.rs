@@ -1,0 +1,171 @@
+//! The commands `bench`, `devices` and `check`, as a user runs them.
+#![cfg(feature = "cli")]
+
+use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::Value;
+
+/// One command at a time: what measures time slows down what runs beside it.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+fn trilinear(arguments: &[&str]) -> Output {
+    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    Command::new(env!("CARGO_BIN_EXE_trilinear"))
+        .args(arguments)
+        .env_remove("TRILINEAR_DEVICE")
+        .env_remove("TRILINEAR_SIMD")
+        .output()
+        .expect("the command starts")
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).expect("output is UTF-8")
+}
+
+fn rows(arguments: &[&str]) -> Vec<Value> {
+    let output = stdout(&trilinear(arguments));
+    output.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+}
+
+#[test]
+fn bench_prints_json_with_all_fields() {
+    let rows = rows(&["bench", "--shape", "8,16,16,16", "--seconds", "0.05", "--json"]);
+    assert_eq!(rows.len(), 1);
+    let row = &rows[0];
+    for (field, expected) in [
+        ("preset", Value::Null),
+        ("pass", "forward".into()),
+        ("form", "dense".into()),
+        ("dtype", "f32".into()),
+        ("threads", 1.into()),
+        ("device", "cpu".into()),
+        ("n", 8.into()),
+        ("rows", 1.into()),
+        ("i", 16.into()),
+        ("j", 16.into()),
+        ("k", 16.into()),
+        ("r", Value::Null),
+        ("prepared", false.into()),
+    ] {
+        assert_eq!(row.get(field), Some(&expected), "{field}");
+    }
+    let number = |field: &str| row[field].as_f64().unwrap_or_else(|| panic!("{field} is a number: {row}"));
+    for field in
+        ["seconds", "fastest_seconds", "gflops", "peak_gflops", "read_gbps", "fraction", "best_baseline_seconds"]
+    {
+        assert!(number(field) > 0.0, "{field}");
+    }
+    for field in ["kernel", "algorithm", "best_baseline"] {
+        assert!(row[field].as_str().is_some_and(|text| !text.is_empty()), "{field}");
+    }
+    // The figures are those of one measurement.
+    let flops = 2.0 * 8.0 * 16f64.powi(3);
+    let bytes = 4.0 * (16f64.powi(3) + 8.0 * 48.0);
+    let close = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-9;
+    assert!(close(number("gflops"), flops / number("seconds") / 1e9));
+    let compute = flops / (number("peak_gflops") * 1e9);
+    let memory = bytes / (number("read_gbps") * 1e9);
+    assert!(close(number("fraction"), compute.max(memory) / number("seconds")));
+    assert_eq!(row["bound"], if compute >= memory { "compute" } else { "bandwidth" });
+}
+
+#[test]
+fn bench_rows_follow_the_options() {
+    let quick = ["--seconds", "0.02", "--json", "--prepared", "--dtype", "f64,bf16", "--threads", "1,2"];
+    let rows = rows(&[&["bench", "--shape", "6,9,10,11,5", "--preset", "mimic", "--form", "cp"], &quick[..]].concat());
+    assert_eq!(rows.len(), 2 * 2 * 2 * 2); // shapes, types, thread counts, prepared or not
+    assert!(rows.iter().all(|row| row["form"] == "cp"));
+    let of = |preset: Value, dtype: &str, threads: u64, prepared: bool| {
+        rows.iter()
+            .filter(|row| row["preset"] == preset && row["dtype"] == dtype)
+            .filter(|row| row["threads"] == threads && row["prepared"] == prepared)
+            .count()
+    };
+    for dtype in ["f64", "bf16"] {
+        for (threads, prepared) in [(1, false), (1, true), (2, false), (2, true)] {
+            assert_eq!(of("mimic".into(), dtype, threads, prepared), 1);
+            assert_eq!(of(Value::Null, dtype, threads, prepared), 1);
+        }
+    }
+}
+
+#[test]
+fn bench_forces_an_algorithm() {
+    let options = ["--seconds", "0.02", "--json", "--no-baselines", "--algorithm", "khatri-rao"];
+    let rows = rows(&[&["bench", "--shape", "8,16,16,16", "--shape", "8,16,16,16,4"], &options[..]].concat());
+    // The CP form is skipped: that algorithm cannot compute it.
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|row| row["algorithm"] == "khatri-rao" && row["best_baseline"].is_null()));
+}
+
+#[test]
+fn bench_shares_contexts_and_prints_a_table() {
+    let output = trilinear(&["bench", "--preset", "film", "--seconds", "0.02", "--threads", "2"]);
+    let table = stdout(&output);
+    assert!(table.contains("film 64×196,128,128,128") && table.contains("contract-context"), "{table}");
+}
+
+#[test]
+fn bench_saves_a_report_with_plots() {
+    let path = std::env::temp_dir().join(format!("trilinear-report-{}.html", std::process::id()));
+    let file = path.to_str().expect("the temporary folder's name is UTF-8");
+    stdout(&trilinear(&["bench", "--shape", "8,16,16,16,4", "--seconds", "0.02", "--prepared", "--save", file]));
+    let html = std::fs::read_to_string(&path).expect("the report is there");
+    std::fs::remove_file(&path).expect("the report can be removed");
+    assert_eq!(html.matches("<svg").count(), 2);
+    assert_eq!(html.matches("</svg>").count(), 2);
+    assert!(html.contains("8,16,16,16") && html.contains("three GEMMs (gemm)"));
+    assert!(!html.contains("http://") || !html.contains("src="), "everything is in the file");
+}
+
+#[test]
+fn devices_names_the_kernels() {
+    let output = stdout(&trilinear(&["devices"]));
+    for text in ["cpu", "cuda:0", "portable", "GFLOP/s", "GB/s", &format!("{}-f32-", std::env::consts::ARCH)] {
+        assert!(output.contains(text), "{text} in {output}");
+    }
+}
+
+#[test]
+fn check_passes() {
+    let output = stdout(&trilinear(&["check", "--dtype", "f32"]));
+    assert!(output.contains("cases are right"), "{output}");
+    for operation in
+        ["dense by khatri-rao", "dense by fused-dot", "dense by stream", "cp by cp-stream", "linear", "generate, cp"]
+    {
+        assert!(output.contains(operation), "{operation} in {output}");
+    }
+}
+
+#[test]
+fn user_errors_exit_with_2_and_say_why() {
+    for (arguments, why) in [
+        (&["bench", "--shape", "8,16"][..], "N,I,J,K"),
+        (&["bench", "--shape", "8,0,16,16"], "N,I,J,K"),
+        (&["bench", "--shape", "8,16,16,16", "--form", "cp"], "rank"),
+        (&["bench", "--preset", "nothing"], "mimic"),
+        (&["bench", "--preset", "film", "--form", "cp"], "film"),
+        (&["bench", "--pass", "backward"], "gradients"),
+        (&["bench", "--pass", "both"], "gradients"),
+        (&["bench", "--dtype", "f8"], "bf16"),
+        (&["bench", "--threads", "0"], "all"),
+        (&["bench", "--seconds", "0"], "seconds"),
+        (&["bench", "--device", "tpu"], "cuda:N"),
+        (&["bench", "--algorithm", "magic"], "khatri-rao"),
+        (&["bench", "--goals", "--preset", "mimic"], "--preset"),
+        (&["bench", "--shape", "8,16,16,16", "--save", "/no/such/folder/report.html"], "/no/such/folder"),
+        (&["bench", "--shape", "1,1000000,1000000,1000000", "--seconds", "0.01"], "memory"),
+        (&["bench", "--shape", "1,18446744073709551615,2,2", "--seconds", "0.01"], "address space"),
+        (&["devices", "--nonsense"], "--nonsense"),
+        (&["nonsense"], "nonsense"),
+        (&[], "Usage"),
+    ] {
+        let output = trilinear(arguments);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert!(message.contains(why), "{arguments:?}: {message}");
+        assert!(!message.contains("panicked"), "{arguments:?}: {message}");
+    }
+}
