@@ -129,14 +129,12 @@ impl fmt::Display for Error {
             Error::Length { expected, actual } => {
                 write!(f, "the shape needs {expected} elements, but the buffer has {actual}")
             }
-            Error::OutOfBounds { len, reach: (low, high) } => write!(
-                f,
-                "the view would reach from offset {low} to {high}, but the buffer has {len} elements"
-            ),
-            Error::Overlap { shape, strides } => write!(
-                f,
-                "elements of a mutable view of shape {shape:?} with strides {strides:?} would share memory"
-            ),
+            Error::OutOfBounds { len, reach: (low, high) } => {
+                write!(f, "the view would reach from offset {low} to {high}, but the buffer has {len} elements")
+            }
+            Error::Overlap { shape, strides } => {
+                write!(f, "elements of a mutable view of shape {shape:?} with strides {strides:?} would share memory")
+            }
             Error::Range { axis, len, range: (start, end) } => {
                 write!(f, "range {start}..{end} is outside axis {axis}, which has length {len}")
             }
@@ -147,10 +145,9 @@ impl fmt::Display for Error {
             Error::TooLarge { what } => write!(f, "the size of {what} does not fit in the address space"),
             Error::OutOfMemory { bytes } => write!(f, "out of memory: {bytes} bytes could not be allocated"),
             Error::Device { device, reason } => write!(f, "device `{device}` cannot be used: {reason}"),
-            Error::Simd { level, available } => write!(
-                f,
-                "SIMD level `{level}` was asked for, but this processor offers at most `{available}`"
-            ),
+            Error::Simd { level, available } => {
+                write!(f, "SIMD level `{level}` was asked for, but this processor offers at most `{available}`")
+            }
             Error::Algorithm { algorithm, reason } => {
                 write!(f, "algorithm `{algorithm}` cannot be used for this call: {reason}")
             }

@@ -11,7 +11,12 @@ pub(crate) enum Core<'a, T> {
     /// `w` [K, I, J].
     Dense(View<'a, T, 3>),
     /// `a` [K, R], `b` [I, R], `c` [J, R], `lambda` [R].
-    Cp { a: View<'a, T, 2>, b: View<'a, T, 2>, c: View<'a, T, 2>, lambda: Option<View<'a, T, 1>> },
+    Cp {
+        a: View<'a, T, 2>,
+        b: View<'a, T, 2>,
+        c: View<'a, T, 2>,
+        lambda: Option<View<'a, T, 1>>,
+    },
 }
 
 /// A multiplicative interaction M(x, z) = zᵀWx + zᵀU + Vx + b over borrowed weights:
@@ -257,12 +262,7 @@ impl<'a, T: Element> Interaction<'a, T> {
     }
 
     /// [`generate`](Self::generate) into `weights` [G, K, J] and `bias` [G, K]. Errors: [`crate::Error::Shape`].
-    pub fn generate_into(
-        &self,
-        z: View<'_, T, 2>,
-        weights: ViewMut<'_, T, 3>,
-        bias: ViewMut<'_, T, 2>,
-    ) -> Result<()> {
+    pub fn generate_into(&self, z: View<'_, T, 2>, weights: ViewMut<'_, T, 3>, bias: ViewMut<'_, T, 2>) -> Result<()> {
         let groups = z.shape()[0];
         check("z", "features", self.i, z.shape()[1])?;
         check("weights", "groups", groups, weights.shape()[0])?;

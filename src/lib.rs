@@ -9,8 +9,8 @@ mod error;
 mod interaction;
 pub mod machine;
 mod plan;
-pub mod presets;
 mod prepared;
+pub mod presets;
 pub mod reference;
 mod tensor;
 mod view;
@@ -28,5 +28,11 @@ pub use view::{View, ViewMut};
 
 #[doc(hidden)]
 #[allow(missing_docs)]
-pub mod knobs { use std::sync::atomic::AtomicUsize; pub static K: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
- pub fn get(i: usize, or: usize) -> usize { let v = K[i].load(std::sync::atomic::Ordering::Relaxed); if v == 0 { or } else { v } } }
+pub mod knobs {
+    use std::sync::atomic::AtomicUsize;
+    pub static K: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
+    pub fn get(i: usize, or: usize) -> usize {
+        let v = K[i].load(std::sync::atomic::Ordering::Relaxed);
+        if v == 0 { or } else { v }
+    }
+}

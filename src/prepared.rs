@@ -51,9 +51,7 @@ impl<T: Element> Prepared<T> {
                 if !T::IN_PLACE {
                     let mut values = Vec::new();
                     let bytes = size_of_val(w.as_slice()) / size_of::<T>() * size_of::<T::Acc>();
-                    values
-                        .try_reserve_exact(w.as_slice().len())
-                        .map_err(|_| crate::Error::OutOfMemory { bytes })?;
+                    values.try_reserve_exact(w.as_slice().len()).map_err(|_| crate::Error::OutOfMemory { bytes })?;
                     values.extend(w.as_slice().iter().map(|&value| value.to_acc()));
                     widened = Some(values);
                 }
@@ -83,12 +81,9 @@ impl<T: Element> Prepared<T> {
         let core = match &self.core {
             Owned::Absent => Core::Absent,
             Owned::Dense(w) => Core::Dense(w.view()),
-            Owned::Cp { a, b, c, lambda } => Core::Cp {
-                a: a.view(),
-                b: b.view(),
-                c: c.view(),
-                lambda: lambda.as_ref().map(Tensor::view),
-            },
+            Owned::Cp { a, b, c, lambda } => {
+                Core::Cp { a: a.view(), b: b.view(), c: c.view(), lambda: lambda.as_ref().map(Tensor::view) }
+            }
         };
         Interaction {
             k,

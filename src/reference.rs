@@ -63,8 +63,10 @@ pub fn forward<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: Vie
                 Core::Cp { a, b, c, lambda } => {
                     for r in 0..a.shape()[1] {
                         let scale = lambda.map_or(1.0, |lambda| at(lambda, [r])) * at(a, [out, r]);
-                        let p = |f: fn(f64) -> f64| z.iter().enumerate().map(|(i, z)| f(at(b, [i, r]) * z)).sum::<f64>();
-                        let q = |f: fn(f64) -> f64| x.iter().enumerate().map(|(j, x)| f(at(c, [j, r]) * x)).sum::<f64>();
+                        let p =
+                            |f: fn(f64) -> f64| z.iter().enumerate().map(|(i, z)| f(at(b, [i, r]) * z)).sum::<f64>();
+                        let q =
+                            |f: fn(f64) -> f64| x.iter().enumerate().map(|(j, x)| f(at(c, [j, r]) * x)).sum::<f64>();
                         sum += scale * p(|t| t) * q(|t| t);
                         size += scale.abs() * p(f64::abs) * q(f64::abs);
                     }

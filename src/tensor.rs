@@ -26,8 +26,7 @@ impl<T: Element, const D: usize> Tensor<T, D> {
     pub fn zeros(shape: [usize; D]) -> Result<Self> {
         let len = elements(&shape)?;
         let mut data = Vec::new();
-        data.try_reserve_exact(len)
-            .map_err(|_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })?;
+        data.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })?;
         data.resize(len, T::default());
         Ok(Tensor { data, shape })
     }

@@ -116,7 +116,9 @@ mod tests {
 
     #[test]
     fn parts_cover() {
-        for (len, most, unit) in [(0, 4, 1), (1, 4, 1), (400, 256, 8), (501, 256, 16), (7, 3, 2), (17, 16, 16), (9, 4, 3)] {
+        for (len, most, unit) in
+            [(0, 4, 1), (1, 4, 1), (400, 256, 8), (501, 256, 16), (7, 3, 2), (17, 16, 16), (9, 4, 3)]
+        {
             let mut next = 0;
             for (start, size) in parts(len, most, unit) {
                 assert_eq!(start, next);

@@ -149,8 +149,7 @@ impl<T: Kernels> Task<'_, T> {
             let z = Cube::matrix(z);
             let direct = w.in_place();
             for i in parts(p.i, self.blocks.kc, table.lanes) {
-                let (b, _, b_stride) =
-                    z.stage(table, [(0, 1), (self.g.0, self.g.1), i], self.staging.buffer, i.1 + 16);
+                let (b, _, b_stride) = z.stage(table, [(0, 1), (self.g.0, self.g.1), i], self.staging.buffer, i.1 + 16);
                 for k in 0..self.k.1 {
                     for j0 in (0..p.j).step_by(table.mr) {
                         let lanes = (p.j - j0).min(table.mr);
@@ -158,8 +157,7 @@ impl<T: Kernels> Task<'_, T> {
                         let width = vectors * table.lanes;
                         // Whole strips are read in place, once for all groups; others are copied with zeros at the end.
                         let (a, a_stride) = if direct && lanes == width {
-                            let (a, _, row) =
-                                w.stage(table, [(self.k.0 + k, 1), i, (j0, lanes)], self.strip, width);
+                            let (a, _, row) = w.stage(table, [(self.k.0 + k, 1), i, (j0, lanes)], self.strip, width);
                             (a, row)
                         } else {
                             std::slice::from_raw_parts_mut(self.strip, i.1 * width).fill(T::Acc::default());
@@ -196,7 +194,8 @@ impl<T: Kernels> Task<'_, T> {
                 let from = x.as_ptr().wrapping_offset(group.wrapping_mul(xg));
                 let weights = self.generated.add(g * self.k.1 * ld);
                 let mr = table.mr;
-                let bias = self.bias.tiles().nth(g / mr).map(|tile| (self.bias.sums_of(tile, 0).add(g % mr), tile.width));
+                let bias =
+                    self.bias.tiles().nth(g / mr).map(|tile| (self.bias.sums_of(tile, 0).add(g % mr), tile.width));
                 for m in parts(rows, self.blocks.mc, mr) {
                     let y = Output { table, n: m, k: self.k, sums: self.sums };
                     y.set(None);

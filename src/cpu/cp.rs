@@ -29,6 +29,8 @@ const COMPONENTS: usize = 512;
 /// NC: a multiple of every level's NR. Packing a strip costs about two cycles for each step of depth, using it one for
 /// each row: 1%.
 const ROWS: usize = 192;
+/// Up to so many rows, strips of weights whose columns are contiguous are read in place: packing them would not pay.
+const IN_PLACE_ROWS: usize = 64;
 /// Bytes of y that a task may fill in scratch.
 const OUTPUT_BYTES: usize = 2 << 20;
 /// Bytes of packed weights that a call may keep: with the blocks' scratch a few MiB.
@@ -74,7 +76,7 @@ impl Blocks {
         let kc = (p.caches.l1 / (table.mr * size)).clamp(64, 512) / 16 * 16;
         let columns = |len: usize| len.next_multiple_of(table.mr);
         let packed = (i.saturating_add(j)).saturating_mul(columns(r)).saturating_add(r.saturating_mul(columns(k)));
-        let packed = if packed.saturating_mul(size) <= PACKED_BYTES && p.n > table.nr { packed } else { 0 };
+        let packed = if packed.saturating_mul(size) <= PACKED_BYTES && p.n > IN_PLACE_ROWS { packed } else { 0 };
         let q = if j > kc { nc * rc } else { 0 };
         let lengths = [nc * rc, q, nc * kb, kc * table.mr, nc * table.mr, nc * (kc + 16), rc];
         Blocks { nc, kb, rc, kc, packed, lengths }
@@ -143,11 +145,16 @@ impl<'a, T: Kernels> Problem<'a, T> {
         let [depth, columns] = view.shape();
         let first = *next;
         if !first.is_null() {
-            for column in (0..columns).step_by(self.table.mr) {
-                // SAFETY: the caller's promise of room for the strips.
-                unsafe { pack_strip(self.table, view, (0, depth), (column, columns), *next) };
-                *next = next.wrapping_add(self.table.mr * depth);
+            // A few rows at a time, so that rows are read once and in order, whichever axis they are.
+            for (d0, rows) in parts(depth, 32, self.table.lanes) {
+                for column in (0..columns).step_by(self.table.mr) {
+                    let width = (columns - column).min(self.table.mr).next_multiple_of(self.table.lanes);
+                    let to = next.wrapping_add(column * depth + d0 * width);
+                    // SAFETY: the caller's promise of room for the strips.
+                    unsafe { pack_strip(self.table, view, (d0, rows), (column, columns), to) };
+                }
             }
+            *next = next.wrapping_add(columns.next_multiple_of(self.table.mr) * depth);
         }
         Weights { view, packed: first }
     }
@@ -311,19 +318,25 @@ impl<T: Kernels> Task<'_, T> {
                 for column in (0..columns.1).step_by(table.mr) {
                     let end = columns.0 + columns.1;
                     let from = columns.0 + column;
-                    let (a, vectors) = if weights.packed.is_null() {
+                    let [sd, sc] = weights.view.strides();
+                    let in_place = T::IN_PLACE && sc == 1 && end - from >= table.mr && self.p.n <= IN_PLACE_ROWS;
+                    let (a, a_stride, vectors) = if weights.packed.is_null() && in_place {
+                        let offset = ((over.0 + d0) as isize).wrapping_mul(sd).wrapping_add(from as isize);
+                        (weights.view.as_ptr().wrapping_offset(offset).cast(), sd, table.mr / table.lanes)
+                    } else if weights.packed.is_null() {
                         let vectors = pack_strip(table, weights.view, (over.0 + d0, depth), (from, end), strip);
-                        (strip.cast_const(), vectors)
+                        (strip.cast_const(), (vectors * table.lanes) as isize, vectors)
                     } else {
                         let vectors = (weights.view.shape()[1] - from).min(table.mr).div_ceil(table.lanes);
                         let first = weights.packed.wrapping_add(from * whole);
-                        (first.wrapping_add((over.0 + d0) * vectors * table.lanes), vectors)
+                        let width = vectors * table.lanes;
+                        (first.wrapping_add((over.0 + d0) * width), width as isize, vectors)
                     };
                     let width = vectors * table.lanes;
                     let used = (columns.1 - column).min(width);
                     let gemm = Gemm {
                         a,
-                        a_stride: width as isize,
+                        a_stride,
                         vectors,
                         b,
                         b_stride,

@@ -173,8 +173,12 @@ impl<T: Kernels> Task<'_, T> {
                     };
                     for tile in y.tiles() {
                         ahead.panels = self.zp.at(tile).wrapping_add(self.zp.distance);
-                        if crate::knobs::get(2, 1) & 2 > 0 { ahead.weights_step = 0 }
-                        if crate::knobs::get(2, 1) & 4 > 0 { ahead.panels_step = 0 }
+                        if crate::knobs::get(2, 1) & 2 > 0 {
+                            ahead.weights_step = 0
+                        }
+                        if crate::knobs::get(2, 1) & 4 > 0 {
+                            ahead.panels_step = 0
+                        }
                         for (d0, depth) in parts(j.1, self.blocks.kc, table.lanes) {
                             (table.arithmetic.fused_dot)(&FusedDot {
                                 x: self.xp.at(tile).add(d0 * tile.width),

@@ -73,7 +73,9 @@ impl<'a, T: Kernels> Cube<'a, T> {
         unsafe {
             match *self {
                 Cube::Widened(view) if self.in_place() => (view.as_ptr().wrapping_offset(offset), sk, si),
-                Cube::Stored(view) if self.in_place() => (view.as_ptr().cast::<T::Acc>().wrapping_offset(offset), sk, si),
+                Cube::Stored(view) if self.in_place() => {
+                    (view.as_ptr().cast::<T::Acc>().wrapping_offset(offset), sk, si)
+                }
                 _ => {
                     self.copy(table, [k, i, j], buffer, i.1 * ld, ld);
                     (buffer, (i.1 * ld) as isize, ld as isize)

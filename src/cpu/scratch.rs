@@ -32,7 +32,39 @@ impl Drop for Buffer {
 }
 
 thread_local! {
-    static BUFFER: Cell<Option<Buffer>> = const { Cell::new(None) };
+    /// One buffer for a call, one for a task that the same thread runs inside it.
+    static BUFFERS: [Cell<Option<Buffer>>; 2] = const { [Cell::new(None), Cell::new(None)] };
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Leaves a level of nesting, on unwinding too.
+struct Level(usize);
+
+impl Level {
+    fn enter() -> Level {
+        let depth = DEPTH.get();
+        DEPTH.set(depth + 1);
+        Level(depth)
+    }
+
+    /// This level's buffer. Deeper levels than there are slots make their own.
+    fn take(&self) -> Option<Buffer> {
+        BUFFERS.with(|slots| slots.get(self.0).and_then(Cell::take))
+    }
+
+    fn keep(&self, buffer: Buffer) {
+        BUFFERS.with(|slots| {
+            if let Some(slot) = slots.get(self.0) {
+                slot.set(Some(buffer));
+            }
+        });
+    }
+}
+
+impl Drop for Level {
+    fn drop(&mut self) {
+        DEPTH.set(self.0);
+    }
 }
 
 /// Calls `f` with one array of each of the lengths, in elements of `A` (f32 or f64). Their contents are whatever earlier calls left.
@@ -46,15 +78,15 @@ pub(crate) fn with<A, const P: usize, R>(lengths: [usize; P], f: impl FnOnce([*m
         bytes = part.and_then(|part| part.checked_add(bytes)).ok_or(too_large.clone())?;
     }
     let bytes = bytes.checked_next_multiple_of(ALIGN).ok_or(too_large)?.max(ALIGN);
-    // Taken, not borrowed: a nested call finds nothing and allocates its own.
-    let buffer = match BUFFER.take().filter(|buffer| buffer.layout.size() >= bytes) {
+    let level = Level::enter();
+    let buffer = match level.take().filter(|buffer| buffer.layout.size() >= bytes) {
         Some(buffer) => buffer,
         None => Buffer::new(bytes)?,
     };
     let base = buffer.ptr.as_ptr();
     // SAFETY: every offset is within the buffer.
     let result = f(offsets.map(|offset| unsafe { base.add(offset) }.cast()));
-    BUFFER.set(Some(buffer));
+    level.keep(buffer);
     result
 }
 

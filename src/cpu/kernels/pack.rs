@@ -25,9 +25,6 @@ pub(crate) struct Pack<T, A> {
 /// Bytes that rows are brought in advance: a row is often too short for the hardware's prefetch to find its stride.
 const AHEAD: usize = 512;
 
-/// Rows that are brought in advance where each gives one vector: as many as take a memory access's time.
-const ROWS_AHEAD: usize = 16;
-
 /// Largest LANES of any level.
 const MAX_LANES: usize = 16;
 
@@ -39,17 +36,20 @@ pub(crate) unsafe fn pack<S: Widen<T>, T: Kernels<Acc = S::Acc>>(p: &Pack<T, S::
     let lanes = S::LANES;
     // SAFETY: columns below `depth`, rows below `rows`, lanes below `width`: the caller's contract.
     unsafe {
+        if p.row_stride == 1 && p.rows == p.width {
+            for d in 0..p.depth {
+                let from = p.from.wrapping_offset(d as isize * p.column_stride);
+                for lane in (0..p.width).step_by(lanes) {
+                    S::store(p.to.add(d * p.width + lane), S::widen(from.add(lane)));
+                }
+            }
+            return;
+        }
         for first in (0..p.width).step_by(lanes) {
             let rows = p.rows.saturating_sub(first).min(lanes);
             let from = p.from.wrapping_offset(first as isize * p.row_stride);
             let to = p.to.wrapping_add(first);
-            if rows == lanes && p.row_stride == 1 {
-                for d in 0..p.depth {
-                    let later = from.wrapping_offset((d + ROWS_AHEAD) as isize * p.column_stride);
-                    S::prefetch(later.cast());
-                    S::store(to.add(d * p.width), S::widen(from.wrapping_offset(d as isize * p.column_stride)));
-                }
-            } else if p.column_stride == 1 {
+            if p.column_stride == 1 {
                 let whole = if rows == lanes { p.depth / lanes * lanes } else { 0 };
                 for d in (0..whole).step_by(lanes) {
                     for r in 0..lanes {

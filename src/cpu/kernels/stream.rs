@@ -248,6 +248,9 @@ unsafe fn columns<S: Widen<T>, T, const V: usize>(
         let mut row = c.rows.wrapping_add(column);
         for d in 0..c.depth {
             let z = S::splat(*z.add(d));
+            for line in (0..V * S::LANES * size_of::<T>()).step_by(64) {
+                S::prefetch(row.wrapping_byte_add(AHEAD + line).cast());
+            }
             for (v, sum) in sums.iter_mut().enumerate() {
                 *sum = S::fma(z, S::widen(row.add(v * S::LANES)), *sum);
             }

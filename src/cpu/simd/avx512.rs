@@ -164,9 +164,7 @@ impl Widen<f32> for Avx512F32 {
     #[inline(always)]
     unsafe fn widen_partial(from: *const f32, len: usize) -> __m512 {
         // SAFETY: the caller's contract; lanes that the mask leaves out are not read.
-        unsafe {
-            _mm512_maskz_loadu_ps((1u16 << len).wrapping_sub(1), from)
-        }
+        unsafe { _mm512_maskz_loadu_ps((1u16 << len).wrapping_sub(1), from) }
     }
 }
 
@@ -179,9 +177,7 @@ impl Widen<f64> for Avx512F64 {
     #[inline(always)]
     unsafe fn widen_partial(from: *const f64, len: usize) -> __m512d {
         // SAFETY: the caller's contract; lanes that the mask leaves out are not read.
-        unsafe {
-            _mm512_maskz_loadu_pd((1u8 << len).wrapping_sub(1), from)
-        }
+        unsafe { _mm512_maskz_loadu_pd((1u8 << len).wrapping_sub(1), from) }
     }
 }
 
@@ -224,7 +220,35 @@ impl Widen<bf16> for Avx512F32 {
 
 arithmetic!(ARITHMETIC_F32, Avx512F32, ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"]);
 arithmetic!(ARITHMETIC_F64, Avx512F64, ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"]);
-table!(F32, f32, Avx512F32, ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"], ARITHMETIC_F32, "x86_64-f32-avx512-12x32");
-table!(F64, f64, Avx512F64, ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"], ARITHMETIC_F64, "x86_64-f64-avx512-12x16");
-table!(F16, f16, Avx512F32, ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"], ARITHMETIC_F32, "x86_64-f16-avx512-12x32");
-table!(BF16, bf16, Avx512F32, ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"], ARITHMETIC_F32, "x86_64-bf16-avx512-12x32");
+table!(
+    F32,
+    f32,
+    Avx512F32,
+    ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"],
+    ARITHMETIC_F32,
+    "x86_64-f32-avx512-12x32"
+);
+table!(
+    F64,
+    f64,
+    Avx512F64,
+    ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"],
+    ARITHMETIC_F64,
+    "x86_64-f64-avx512-12x16"
+);
+table!(
+    F16,
+    f16,
+    Avx512F32,
+    ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"],
+    ARITHMETIC_F32,
+    "x86_64-f16-avx512-12x32"
+);
+table!(
+    BF16,
+    bf16,
+    Avx512F32,
+    ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"],
+    ARITHMETIC_F32,
+    "x86_64-bf16-avx512-12x32"
+);

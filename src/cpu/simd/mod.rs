@@ -60,7 +60,14 @@ impl Capability {
 
 /// A type in which sums are kept.
 pub(crate) trait Accumulator:
-    Copy + Default + Send + Sync + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self> + std::ops::AddAssign + 'static
+    Copy
+    + Default
+    + Send
+    + Sync
+    + std::ops::Add<Output = Self>
+    + std::ops::Mul<Output = Self>
+    + std::ops::AddAssign
+    + 'static
 {
 }
 impl Accumulator for f32 {}
