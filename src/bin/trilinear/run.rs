@@ -7,11 +7,13 @@ use trilinear::{Axes, Axis, Context, DType, Device, Element, Error, Interaction,
 
 use crate::formats::{Array, Output, Place, SafeTensors, Values};
 
+const HELP: &str = "\
+Computes y = zᵀWx + zᵀU + Vx + b; any of W, U, V and b may be absent, but not all.
+A FILE is FILE.npy (float16, float32 or float64; C or Fortran order) or FILE.safetensors:NAME (those and bfloat16).";
+
 /// Apply an interaction, y = zᵀWx + zᵀU + Vx + b, to files.
-///
-/// A tensor is FILE.npy (float16, float32 or float64; C or Fortran order) or FILE.safetensors:NAME (those and bf16).
-/// Any of W, U, V and b may be absent, but not all.
 #[derive(clap::Args)]
+#[command(after_help = HELP)]
 #[command(group = clap::ArgGroup::new("core").args(["w", "cp", "bilinear"]))]
 pub(crate) struct Args {
     /// z: [N, I], or [I] for one row; with a shared context [G, I]
@@ -30,13 +32,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     w: Option<String>,
     /// Order of W's axes in the file, such as x,z,out
-    #[arg(long, value_name = "ORDER", default_value = "out,z,x", value_parser = parse_axes)]
+    #[arg(long, value_name = "ORDER", default_value = "out,z,x", value_parser = parse_axes,
+        requires = "w", conflicts_with_all = ["cp", "bilinear"])]
     w_axes: Axes,
     /// W as CP factors A [K, R], B [I, R] and C [J, R]
     #[arg(long, num_args = 3, value_names = ["A", "B", "C"])]
     cp: Option<Vec<String>>,
     /// Weights [R] of the CP components
-    #[arg(long, value_name = "FILE", requires = "cp")]
+    #[arg(long, value_name = "FILE", requires = "cp", conflicts_with_all = ["w", "bilinear"])]
     lambda: Option<String>,
     /// W and b from the state dict of a torch.nn.Bilinear (in1 = z, in2 = x), saved as safetensors: `weight` and, if
     /// there, `bias`; after a colon the module's name, as in FILE.safetensors:decoder.scorer
