@@ -102,10 +102,10 @@ macro_rules! conversions {
                     (0..$rank).filter(|&axis| turned(axis)).map(|axis| (shape[axis] as isize - 1) * strides[axis]).sum();
                 let ascending: [usize; $rank] =
                     std::array::from_fn(|axis| if shape[axis] > 1 { strides[axis].unsigned_abs() } else { 0 });
+                let sizes = shape.strides(ascending);
                 // SAFETY: the lowest element is one of the view's; from it the ascending strides reach exactly the
                 // view's elements, which are borrowed for 'a. The sizes that ndarray asks about were checked above.
-                let mut array =
-                    unsafe { ArrayView::from_shape_ptr(shape.strides(ascending), view.as_ptr().offset(lowest)) };
+                let mut array = unsafe { ArrayView::from_shape_ptr(sizes, view.as_ptr().offset(lowest)) };
                 for axis in (0..$rank).filter(|&axis| turned(axis)) {
                     array.invert_axis(Axis(axis));
                 }

@@ -65,12 +65,12 @@ fn fortran_order_and_endianness() {
         let at = |index: usize| values[(index % a * b + index / a % b) * c + index / a / b];
         (0..values.len()).map(at).collect::<Vec<f32>>()
     };
-    let operands: [(&str, &[usize], [usize; 3], &[f32]); 5] = [
-        ("z", &[N, I], [N, I, 1], &case.z),
-        ("x", &[N, J], [N, J, 1], &case.x),
-        ("w", &[K, I, J], [K, I, J], &case.w),
-        ("u", &[K, I], [K, I, 1], &case.u),
-        ("b", &[K], [K, 1, 1], &case.b),
+    let operands = [
+        ("z", &[N, I][..], [N, I, 1], &case.z),
+        ("x", &[N, J][..], [N, J, 1], &case.x),
+        ("w", &[K, I, J][..], [K, I, J], &case.w),
+        ("u", &[K, I][..], [K, I, 1], &case.u),
+        ("b", &[K][..], [K, 1, 1], &case.b),
     ];
     let layer = case.w().with_u(View::new(&case.u, [K, I]).unwrap()).unwrap().with_b(View::vector(&case.b)).unwrap();
     for (changed, shape, axes, values) in operands {
