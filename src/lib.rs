@@ -8,6 +8,8 @@ mod element;
 mod error;
 mod interaction;
 pub mod machine;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 mod plan;
 mod prepared;
 pub mod presets;

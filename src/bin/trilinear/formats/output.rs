@@ -1,0 +1,116 @@
+//! Results, written to files.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use safetensors::tensor::{Dtype, TensorView};
+use trilinear::{DType, Element, bf16, f16};
+
+use super::{Place, SafeTensors};
+
+/// A file to be written: made before the work, beside its final place, to which it is moved when it is complete.
+pub(crate) struct Output {
+    place: Place,
+    path: PathBuf,
+    temporary: Option<PathBuf>,
+    file: File,
+}
+
+impl Output {
+    /// `FILE.npy`, or `FILE.safetensors:NAME`, whose other tensors are kept. Errors name the file.
+    pub(crate) fn create(text: &str) -> Result<Output> {
+        let place = Place::parse(text);
+        Output::new(&place).with_context(|| format!("--out: {place}"))
+    }
+
+    fn new(place: &Place) -> Result<Output> {
+        ensure!(!place.is_safetensors() || place.name.is_some(), "give it as {place}:NAME");
+        // Through a link, so that it is the file which is replaced and not the link.
+        let path = place.path.canonicalize().unwrap_or_else(|_| place.path.clone());
+        if path.metadata().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+            let file = File::options().write(true).open(&path).context("cannot be opened")?;
+            return Ok(Output { place: place.clone(), path, temporary: None, file });
+        }
+        ensure!(!path.is_dir(), "is a directory");
+        let name = path.file_name().context("is not the name of a file")?;
+        let temporary = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+        let file = File::create_new(&temporary).context("cannot be created")?;
+        Ok(Output { place: place.clone(), path, temporary: Some(temporary), file })
+    }
+
+    /// The whole file, in the type of the tensor; bf16 becomes f32 in a `.npy` file, which is worth a note.
+    pub(crate) fn write<T: Element>(mut self, shape: &[usize], values: &[T]) -> Result<()> {
+        let written = if self.place.is_safetensors() {
+            self.write_safetensors(shape, values)
+        } else {
+            let wide = |value: &T| value.to_f64();
+            match T::DTYPE {
+                DType::F16 => self.write_npy(shape, values.iter().map(|value| f16::from_f64(wide(value)))),
+                DType::F64 => self.write_npy(shape, values.iter().map(wide)),
+                _ => self.write_npy(shape, values.iter().map(|value| wide(value) as f32)),
+            }
+        };
+        written.and_then(|()| self.finish()).with_context(|| format!("--out: {}", self.place))?;
+        if T::DTYPE == DType::Bf16 && !self.place.is_safetensors() {
+            eprintln!("note: .npy has no bf16, so {} holds float32; FILE.safetensors:NAME keeps bf16", self.place);
+        }
+        Ok(())
+    }
+
+    fn write_npy<E: npyz::AutoSerialize>(&mut self, shape: &[usize], values: impl Iterator<Item = E>) -> Result<()> {
+        use npyz::WriterBuilder;
+        let shape: Vec<u64> = shape.iter().map(|&len| len as u64).collect();
+        let mut buffer = BufWriter::new(&self.file);
+        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut buffer).begin_nd()?;
+        writer.extend(values)?;
+        writer.finish()?;
+        Ok(buffer.flush()?)
+    }
+
+    fn write_safetensors<T: Element>(&mut self, shape: &[usize], values: &[T]) -> Result<()> {
+        let name = self.place.name.clone().unwrap_or_default();
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(size_of_val(values)).map_err(|_| anyhow!("out of memory"))?;
+        for value in values.iter().map(|value| value.to_f64()) {
+            match T::DTYPE {
+                DType::F16 => bytes.extend(f16::from_f64(value).to_le_bytes()),
+                DType::Bf16 => bytes.extend(bf16::from_f64(value).to_le_bytes()),
+                DType::F64 => bytes.extend(value.to_le_bytes()),
+                _ => bytes.extend((value as f32).to_le_bytes()),
+            }
+        }
+        let dtype = match T::DTYPE {
+            DType::F16 => Dtype::F16,
+            DType::Bf16 => Dtype::BF16,
+            DType::F64 => Dtype::F64,
+            _ => Dtype::F32,
+        };
+        let present = self.path.is_file().then(|| SafeTensors::open(&self.path)).transpose()?;
+        let (mut tensors, metadata) = match &present {
+            Some(present) => (present.tensors()?, present.metadata.metadata().clone()),
+            None => (Vec::new(), None),
+        };
+        tensors.retain(|(other, _)| *other != name);
+        tensors.push((name, TensorView::new(dtype, shape.to_vec(), &bytes)?));
+        Ok(self.file.write_all(&safetensors::serialize(tensors, metadata)?)?)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        if let Some(temporary) = &self.temporary {
+            std::fs::rename(temporary, &self.path).context("cannot be replaced")?;
+            self.temporary = None;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        // Incomplete: the file that may have been there before stays as it was.
+        if let Some(temporary) = &self.temporary {
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! `trilinear run`: every form of input, and every way in which input can be wrong.
+#![cfg(feature = "cli")]
+
+mod errors;
+mod forms;
+mod helpers;
+mod types;
