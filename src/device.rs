@@ -186,6 +186,12 @@ impl Context {
         }
     }
 
+    /// The same on this device. Errors: [`Error::Device`].
+    pub fn with_device(self, device: Device) -> Result<Self> {
+        device.check()?;
+        Ok(Context { device, ..self })
+    }
+
     /// The same with this SIMD level. Errors: [`Error::Simd`] if the processor does not have it.
     pub fn with_simd(self, level: SimdLevel) -> Result<Self> {
         let capability = Capability::of(level).ok_or(Error::Simd { level, available: SimdLevel::best() })?;

@@ -1,8 +1,11 @@
 //! The four storage types and the type in which each one's sums are kept.
 
 use std::fmt;
+use std::str::FromStr;
 
 use half::{bf16, f16};
+
+use crate::{Error, Result};
 
 /// A storage type, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +60,19 @@ impl DType {
     }
 }
 
+impl FromStr for DType {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<DType> {
+        let all = [DType::F16, DType::Bf16, DType::F32, DType::F64];
+        all.into_iter().find(|dtype| dtype.to_string() == text).ok_or_else(|| Error::Parse {
+            what: "dtype".into(),
+            given: text.into(),
+            expected: "f16, bf16, f32 or f64",
+        })
+    }
+}
+
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -106,7 +122,7 @@ impl Element for f64 {
 impl Element for f16 {
     const DTYPE: DType = DType::F16;
     fn from_f64(value: f64) -> Self {
-        f16::from_f64(value)
+        f16::from_f32(round_to_odd(value))
     }
     fn to_f64(self) -> f64 {
         f16::to_f64(self)
@@ -116,9 +132,42 @@ impl Element for f16 {
 impl Element for bf16 {
     const DTYPE: DType = DType::Bf16;
     fn from_f64(value: f64) -> Self {
-        bf16::from_f64(value)
+        bf16::from_f32(round_to_odd(value))
     }
     fn to_f64(self) -> f64 {
         bf16::to_f64(self)
+    }
+}
+
+/// To f32 such that rounding again to a type of at most 22 bits gives what rounding once would (Boldo and Melquiond,
+/// *Emulation of FMA and Correctly Rounded Sums*, IEEE TC 2008): of the two neighbours of an inexact value, the odd one.
+fn round_to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    let exact = f64::from(near) == value || !value.is_finite();
+    if exact || near.to_bits() & 1 == 1 {
+        return near;
+    }
+    if near.is_infinite() {
+        return f32::MAX.copysign(near); // beyond f32: the odd neighbour is the largest number
+    }
+    if f64::from(near) < value { near.next_up() } else { near.next_down() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_rounded_once() {
+        assert_eq!(<bf16 as Element>::from_f64(1.0 + 2f64.powi(-8) + 2f64.powi(-23)).to_f64(), 1.0078125);
+        assert_eq!(<bf16 as Element>::from_f64(1.0 + 2f64.powi(-8) + 2f64.powi(-40)).to_f64(), 1.0078125);
+        assert_eq!(<bf16 as Element>::from_f64(1.0 + 2f64.powi(-8)).to_f64(), 1.0);
+        assert_eq!(<f16 as Element>::from_f64(1.0 + 2f64.powi(-11) + 2f64.powi(-40)).to_f64(), 1.0009765625);
+        assert_eq!(<f16 as Element>::from_f64(1.0 + 2f64.powi(-11)).to_f64(), 1.0);
+        assert_eq!(<f16 as Element>::from_f64(-(1.0 + 2f64.powi(-11) + 2f64.powi(-40))).to_f64(), -1.0009765625);
+        assert_eq!(<f16 as Element>::from_f64(1e300), f16::INFINITY);
+        assert_eq!(<bf16 as Element>::from_f64(1e300), bf16::INFINITY);
+        assert_eq!(<f16 as Element>::from_f64(-1e-300).to_f64(), 0.0);
+        assert!(<bf16 as Element>::from_f64(f64::NAN).is_nan());
     }
 }

@@ -51,7 +51,11 @@ pub struct Interaction<'a, T: Element> {
     pub(crate) v: Option<View<'a, T, 2>>,
     pub(crate) b: Option<View<'a, T, 1>>,
     pub(crate) panels: Option<Panels<'a, T>>,
-    pub(crate) context: Context,
+    /// `None`: as the environment says when a call is made.
+    pub(crate) context: Option<Context>,
+    /// Strides of W as it was first given, by which the algorithm is chosen: prepared weights are used like the ones they
+    /// were made from.
+    pub(crate) layout: [isize; 3],
 }
 
 /// The weights and the bias that a given z generates: y = x W′ᵀ + b′ (Ha et al., *HyperNetworks*, ICLR 2017).
@@ -68,11 +72,12 @@ impl<'a, T: Element> Interaction<'a, T> {
         if let Core::Dense(w) = &core {
             crate::view::elements(&w.shape())?;
         }
-        Ok(Interaction { k, i, j, core, u: None, v: None, b: None, panels: None, context: Context::from_env()? })
+        let layout = if let Core::Dense(w) = &core { w.strides() } else { [0; 3] };
+        Ok(Interaction { k, i, j, core, u: None, v: None, b: None, panels: None, context: None, layout })
     }
 
     /// Dense `w` [K, I, J]: outputs × z features × x features. For other orders see [`crate::Axes`].
-    /// Errors: [`crate::Error::TooLarge`] and those of [`Context::from_env`].
+    /// Errors: [`crate::Error::TooLarge`].
     #[inline]
     pub fn dense(w: View<'a, T, 3>) -> Result<Self> {
         let [k, i, j] = w.shape();
@@ -89,8 +94,7 @@ impl<'a, T: Element> Interaction<'a, T> {
         Self::new(a.shape()[0], b.shape()[0], c.shape()[0], Core::Cp { a, b, c, lambda: None })
     }
 
-    /// No W: the linear layer on [z, x] that U, V and b make.
-    /// Errors: only those of [`Context::from_env`].
+    /// No W: the linear layer on [z, x] that U, V and b make. Errors: none.
     pub fn linear(outputs: usize, z_features: usize, x_features: usize) -> Result<Self> {
         Self::new(outputs, z_features, x_features, Core::Absent)
     }
@@ -142,10 +146,10 @@ impl<'a, T: Element> Interaction<'a, T> {
         Ok(self)
     }
 
-    /// The same, computed as `context` says.
+    /// The same, computed as `context` says rather than as the environment does.
     #[inline]
     pub fn with_context(self, context: Context) -> Self {
-        Interaction { context, ..self }
+        Interaction { context: Some(context), ..self }
     }
 
     /// K.
@@ -171,9 +175,13 @@ impl<'a, T: Element> Interaction<'a, T> {
         }
     }
 
-    /// How calls are computed.
-    pub fn context(&self) -> Context {
-        self.context
+    /// How calls are computed. Errors: those of [`Context::from_env`], if no context was given.
+    #[inline]
+    pub fn context(&self) -> Result<Context> {
+        match self.context {
+            Some(context) => Ok(context),
+            None => Context::from_env(),
+        }
     }
 
     /// y [N, K] of `z` [N, I] and `x` [N, J]. `z` and `x` may be the same tensor (tied).

@@ -27,14 +27,3 @@ pub use plan::{Algorithm, Plan};
 pub use prepared::Prepared;
 pub use tensor::Tensor;
 pub use view::{View, ViewMut};
-
-#[doc(hidden)]
-#[allow(missing_docs)]
-pub mod knobs {
-    use std::sync::atomic::AtomicUsize;
-    pub static K: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
-    pub fn get(i: usize, or: usize) -> usize {
-        let v = K[i].load(std::sync::atomic::Ordering::Relaxed);
-        if v == 0 { or } else { v }
-    }
-}

@@ -3,8 +3,7 @@
 use crate::interaction::Core;
 use crate::{Context, Element, Interaction, Result, Tensor, View};
 
-/// A layer that owns its weights, arranged for this processor: contiguous, in this crate's axis order and, for f16 and
-/// bf16, also converted to f32. Valid for any thread count, SIMD level and batch; results have the same bits as those of
+/// A layer that owns its weights, arranged for this processor: contiguous and, for f16 and bf16, also converted to f32. Valid for any thread count, SIMD level and batch; results have the same bits as those of
 /// the layer it was made from.
 ///
 /// It takes the weights' own size, and for f16 and bf16 two times that again.
@@ -27,9 +26,15 @@ pub struct Prepared<T: Element> {
     u: Option<Tensor<T, 2>>,
     v: Option<Tensor<T, 2>>,
     b: Option<Tensor<T, 1>>,
-    widened: Option<Vec<T::Acc>>,
-    context: Context,
+    widened: Option<Tensor3<T::Acc>>,
+    context: Option<Context>,
+    layout: [isize; 3],
+    /// Place of each of W's axes k, i, j in the copy.
+    places: [usize; 3],
 }
+
+/// Elements and shape, of a type that is no storage type of its own.
+type Tensor3<A> = (Vec<A>, [usize; 3]);
 
 #[derive(Clone, Debug)]
 enum Owned<T: Element> {
@@ -44,16 +49,27 @@ impl<T: Element> Prepared<T> {
             view.map(Tensor::from_view).transpose()
         }
         let mut widened = None;
+        let mut places = [0, 1, 2];
         let core = match layer.core {
             Core::Absent => Owned::Absent,
             Core::Dense(w) => {
-                let w = Tensor::from_view(w)?;
+                // The axes keep their order in memory, so that the algorithm that suits it still does.
+                let mut order = [0, 1, 2];
+                order.sort_by_key(|&axis| match w.strides()[axis].unsigned_abs() {
+                    0 => (0, 0), // a broadcast axis outermost
+                    1 => (2, 0),
+                    stride => (1, usize::MAX - stride),
+                });
+                for (place, axis) in order.into_iter().enumerate() {
+                    places[axis] = place;
+                }
+                let w = Tensor::from_view(w.permute(order)?)?;
                 if !T::IN_PLACE {
                     let mut values = Vec::new();
                     let bytes = size_of_val(w.as_slice()) / size_of::<T>() * size_of::<T::Acc>();
                     values.try_reserve_exact(w.as_slice().len()).map_err(|_| crate::Error::OutOfMemory { bytes })?;
                     values.extend(w.as_slice().iter().map(|&value| value.to_acc()));
-                    widened = Some(values);
+                    widened = Some((values, w.shape()));
                 }
                 Owned::Dense(w)
             }
@@ -71,7 +87,9 @@ impl<T: Element> Prepared<T> {
             v: own(layer.v)?,
             b: own(layer.b)?,
             widened,
-            context: layer.context(),
+            context: layer.context,
+            layout: layer.layout,
+            places,
         })
     }
 
@@ -80,7 +98,7 @@ impl<T: Element> Prepared<T> {
         let [k, i, j] = self.sizes;
         let core = match &self.core {
             Owned::Absent => Core::Absent,
-            Owned::Dense(w) => Core::Dense(w.view()),
+            Owned::Dense(w) => Core::Dense(in_order(w.view(), self.places)),
             Owned::Cp { a, b, c, lambda } => {
                 Core::Cp { a: a.view(), b: b.view(), c: c.view(), lambda: lambda.as_ref().map(Tensor::view) }
             }
@@ -93,9 +111,18 @@ impl<T: Element> Prepared<T> {
             u: self.u.as_ref().map(Tensor::view),
             v: self.v.as_ref().map(Tensor::view),
             b: self.b.as_ref().map(Tensor::view),
-            // The vector has as many elements as W, so this does not fail.
-            panels: self.widened.as_ref().and_then(|values| View::new(values, [k, i, j]).ok()),
+            // The vector has as many elements as its shape, so this does not fail.
+            panels: self
+                .widened
+                .as_ref()
+                .and_then(|(values, shape)| View::new(values, *shape).ok().map(|view| in_order(view, self.places))),
             context: self.context,
+            layout: self.layout,
         }
     }
+}
+
+/// The axes k, i, j of a copy that has them in these places, which are a permutation.
+fn in_order<A>(view: View<'_, A, 3>, places: [usize; 3]) -> View<'_, A, 3> {
+    view.permute(places).unwrap_or(view)
 }

@@ -30,8 +30,8 @@ const USUAL: Caches = Caches { l1: 32 << 10, l2: 512 << 10, l3: 8 << 20 };
 fn detect() -> Caches {
     use std::arch::x86_64::__cpuid_count;
     let mut caches = USUAL;
-    // SAFETY (of older toolchains, where this is an unsafe function): every x86-64 processor has cpuid.
-    #[allow(unused_unsafe)]
+    #[allow(unused_unsafe, reason = "an unsafe function before Rust 1.94")]
+    // SAFETY: every x86-64 processor has cpuid.
     let cpuid = |leaf, subleaf| unsafe { __cpuid_count(leaf, subleaf) };
     let basic = cpuid(0, 0).eax;
     let extended = cpuid(0x8000_0000, 0).eax;

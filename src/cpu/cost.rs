@@ -1,10 +1,9 @@
 //! The cost model: cycles that each algorithm takes for a tile of the batch, from what the kernels issue.
 
-use super::operand::Cube;
 use super::problem::Problem;
 use super::simd::Kernels;
 use super::small;
-use crate::Algorithm;
+use crate::{Algorithm, Error, Result};
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,20 +15,26 @@ pub(crate) struct Choice {
     pub(crate) small: bool,
 }
 
-/// The cheapest way for a dense W.
+/// The way for a dense W: the one forced, or the cheapest.
 #[inline]
-pub(crate) fn choose<T: Kernels>(p: &Problem<'_, T>) -> Choice {
-    let Some(w) = p.w else {
-        return Choice { algorithm: Algorithm::Linear, swap: false, small: p.n <= small::ROWS };
+pub(crate) fn choose<T: Kernels>(p: &Problem<'_, T>, forced: Option<Algorithm>) -> Result<Choice> {
+    let stream = || {
+        let swap = !small::streams(p);
+        let possible = p.n <= small::ROWS && (!swap || small::streams(&p.swap()));
+        possible.then_some(Choice { algorithm: Algorithm::Stream, swap, small: true })
     };
-    if p.n <= small::ROWS {
-        if small::streams(&w) {
-            return Choice { algorithm: Algorithm::Stream, swap: false, small: true };
-        }
-        if small::streams(&w.swap()) {
-            return Choice { algorithm: Algorithm::Stream, swap: true, small: true };
-        }
+    match forced {
+        None => Ok(stream().unwrap_or_else(|| cheapest(p))),
+        Some(Algorithm::Stream) => stream().ok_or(Error::Algorithm {
+            algorithm: Algorithm::Stream,
+            reason: "it takes at most 4 rows, and W contiguous along z or x",
+        }),
+        Some(algorithm @ (Algorithm::FusedDot | Algorithm::KhatriRao)) => Ok(choose_swap(p, algorithm)),
+        Some(algorithm) => Err(Error::Algorithm { algorithm, reason: "W is dense" }),
     }
+}
+
+fn cheapest<T: Kernels>(p: &Problem<'_, T>) -> Choice {
     let fused = choose_swap(p, Algorithm::FusedDot);
     let khatri_rao = choose_swap(p, Algorithm::KhatriRao);
     let cost = |choice: Choice| {
@@ -40,7 +45,7 @@ pub(crate) fn choose<T: Kernels>(p: &Problem<'_, T>) -> Choice {
 }
 
 /// The cheaper roles of z and x for an algorithm.
-pub(crate) fn choose_swap<T: Kernels>(p: &Problem<'_, T>, algorithm: Algorithm) -> Choice {
+fn choose_swap<T: Kernels>(p: &Problem<'_, T>, algorithm: Algorithm) -> Choice {
     let swap = cycles(&p.swap(), algorithm) < cycles(p, algorithm);
     Choice { algorithm, swap, small: false }
 }
@@ -51,14 +56,12 @@ fn cycles<T: Kernels>(p: &Problem<'_, T>, algorithm: Algorithm) -> f64 {
     let tiles = (p.n as f64 / p.table.mr as f64).max(1.0);
     let vectors = p.table.mr as f64 / p.table.lanes as f64;
     let elements = k * i * j;
-    let contiguous = |w: &Cube<'_, T>| match algorithm {
-        Algorithm::KhatriRao => w.in_place() && w.strides()[1] == p.j as isize,
-        _ => w.in_place(),
-    };
+    let unit = p.layout[2] == 1 || p.j <= 1;
+    let contiguous = unit && (algorithm != Algorithm::KhatriRao || p.layout[1] == p.j as isize);
     // Staging W takes about half a cycle an element by vectors, three by strides.
-    let staging = match &p.w {
-        Some(w) if contiguous(w) => 0.0,
-        Some(w) if w.strides()[2] == 1 => 0.5 * elements / tiles,
+    let staging = match (contiguous && T::IN_PLACE, unit) {
+        (true, _) => 0.0,
+        (_, true) => 0.5 * elements / tiles,
         _ => 3.0 * elements / tiles,
     };
     staging

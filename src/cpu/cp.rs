@@ -77,7 +77,7 @@ impl Blocks {
         let columns = |len: usize| len.next_multiple_of(table.mr);
         let packed = (i.saturating_add(j)).saturating_mul(columns(r)).saturating_add(r.saturating_mul(columns(k)));
         let packed = if packed.saturating_mul(size) <= PACKED_BYTES && p.n > IN_PLACE_ROWS { packed } else { 0 };
-        let q = if j > kc { nc * rc } else { 0 };
+        let q = if j > kc { nc * rc } else { rc }; // P of a shared z is one row
         let lengths = [nc * rc, q, nc * kb, kc * table.mr, nc * table.mr, nc * (kc + 16), rc];
         Blocks { nc, kb, rc, kc, packed, lengths }
     }
@@ -101,6 +101,21 @@ struct Rows<A> {
     distance: usize,
     /// Columns that may be written past the last one, because they are scratch.
     padded: bool,
+}
+
+/// What sums start from: one row for all, or a row for each; zeros without.
+#[derive(Clone, Copy)]
+enum Start<'a, T> {
+    Same(Option<View<'a, T, 1>>),
+    Each(Option<View<'a, T, 2>>),
+}
+
+/// What part of a product: how many rows, from which depth of the weights on, which of their columns.
+#[derive(Clone, Copy)]
+struct Block {
+    rows: usize,
+    over: usize,
+    columns: Part,
 }
 
 impl<'a, T: Kernels> Problem<'a, T> {
@@ -136,6 +151,58 @@ impl<'a, T: Kernels> Problem<'a, T> {
                     unsafe { task.run(z, x, to.get(), strides) };
                     Ok(())
                 })
+            })
+        })
+    }
+
+    /// y [G, M, K]: each group is a batch whose z is broadcast, of which zB is computed once.
+    pub(crate) fn forward_shared(
+        &self,
+        z: View<'_, T, 2>,
+        x: View<'_, T, 3>,
+        mut y: ViewMut<'_, T, 3>,
+        threads: usize,
+    ) -> Result<()> {
+        let ([groups, rows, features], [xg, xm, xj]) = (x.shape(), x.strides());
+        let ([yg, ym, yk], outputs) = (y.strides(), self.a.shape()[0]);
+        let to = Shared::new(y.as_mut_ptr());
+        // A thread for each group, or all for each where there are few.
+        let (outer, inner) = if groups >= 2 * threads { (threads, 1) } else { (1, threads) };
+        parallel::run(outer, groups, |g| {
+            let z = z.slice(0, g..g + 1)?.broadcast(0, rows)?;
+            // SAFETY: group g of x and of y, whose other axes are those of a batch; no other task has this group.
+            let (x, y) = unsafe {
+                (
+                    View::from_raw_parts(x.as_ptr().wrapping_offset(g as isize * xg), [rows, features], [xm, xj]),
+                    ViewMut::from_raw_parts(to.get().wrapping_offset(g as isize * yg), [rows, outputs], [ym, yk])?,
+                )
+            };
+            self.forward(z, x, y, inner)
+        })
+    }
+
+    /// W′ [G, K, J]: rows k of A ⊙ λ ⊙ zB times Cᵀ, plus V.
+    pub(crate) fn generate(&self, z: View<'_, T, 2>, mut weights: ViewMut<'_, T, 3>, threads: usize) -> Result<()> {
+        let ([groups, k, _], [sg, sk, sj]) = (weights.shape(), weights.strides());
+        let to = Shared::new(weights.as_mut_ptr());
+        // The rows are A's, the projection C's: y = ((zB) ⊙ A ⊙ λ) Cᵀ is this problem with C for A, blocked alike.
+        let turned = Problem { n: k, a: self.c, c: self.a, u: None, v: None, bias: None, ..*self };
+        let blocks = Blocks::new(&turned, 1);
+        let unpacked = |view| Weights { view, packed: std::ptr::null() };
+        let factors = [unpacked(self.b), unpacked(self.a), unpacked(self.c.transpose())];
+        let (n_blocks, k_blocks) = (k.div_ceil(blocks.nc), self.c.shape()[0].div_ceil(blocks.kb));
+        parallel::run(threads, groups * n_blocks * k_blocks, |index| {
+            let (g, block) = (index / (n_blocks * k_blocks), index % (n_blocks * k_blocks));
+            let (n0, k0) = (block % n_blocks * blocks.nc, block / n_blocks * blocks.kb);
+            let n = (n0, blocks.nc.min(k - n0));
+            let columns = (k0, blocks.kb.min(self.c.shape()[0] - k0));
+            let z = z.slice(0, g..g + 1)?;
+            scratch::with(blocks.lengths, |scratch| {
+                let task = Task { p: &turned, blocks: &blocks, weights: &factors, n, k: columns, scratch };
+                let to = to.get().wrapping_offset(g as isize * sg);
+                // SAFETY: as in `forward`, and no other task has these rows and columns of W′.
+                unsafe { task.generate(z, self.v, to, [sk, sj]) };
+                Ok(())
             })
         })
     }
@@ -197,67 +264,129 @@ struct Task<'a, T: Kernels> {
 }
 
 impl<T: Kernels> Task<'_, T> {
-    unsafe fn run(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, to: *mut T, [sn, sk]: [isize; 2]) {
+    unsafe fn run(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, to: *mut T, strides: [isize; 2]) {
         let (p, blocks, rows) = (self.p, self.blocks, self.n.1);
-        let [first, second, sums, ..] = self.scratch;
         let [b, c, a] = *self.weights;
-        let to = to.wrapping_offset((self.n.0 as isize).wrapping_mul(sn).wrapping_add(self.k.0 as isize * sk));
-        // y itself takes the sums if its rows are such as the microkernel writes.
-        let direct = T::IN_PLACE && sk == 1 && sn >= self.k.1 as isize;
-        let y = if direct {
-            Rows { first: to.cast::<T::Acc>(), distance: sn as usize, padded: false }
-        } else {
-            Rows { first: sums, distance: blocks.kb, padded: true }
-        };
         // SAFETY: see `forward`, here and in all that it calls.
         unsafe {
-            for n in 0..rows {
-                let y = std::slice::from_raw_parts_mut(y.first.add(n * y.distance), self.k.1);
-                match p.bias {
-                    None => y.fill(T::Acc::default()),
-                    Some(bias) => {
-                        for (k, y) in y.iter_mut().enumerate() {
-                            *y = bias.get([self.k.0 + k]).unwrap_or_default().to_acc();
-                        }
-                    }
-                }
-            }
-            let h = Rows { first, distance: blocks.rc, padded: true };
-            let q = Rows { first: second, ..h };
+            let y = self.start(to, strides, Start::Same(p.bias));
+            let h = Rows { first: self.scratch[0], distance: blocks.rc, padded: true };
+            let other = Rows { first: self.scratch[1], ..h };
             let (z, x) = (z.slice_rows(self.n), x.slice_rows(self.n));
+            let shared = z.strides()[0] == 0 && rows > 1;
             for r in parts(p.a.shape()[1], blocks.rc, p.table.mr) {
-                self.product(Cube::matrix(z), b, r, h, Epilogue::Set);
-                if x.shape()[1] <= blocks.kc {
-                    self.product(Cube::matrix(x), c, r, h, Epilogue::Multiply);
+                let of_rows = |columns| Block { rows, over: 0, columns };
+                if shared {
+                    let one = Block { rows: 1, ..of_rows(r) };
+                    self.product(Cube::matrix(z), b, one, other, Epilogue::Set);
+                    self.product(Cube::matrix(x), c, of_rows(r), h, Epilogue::Set);
+                    self.hadamard(h.first, |_, r| *other.first.add(r), r.1);
                 } else {
-                    self.product(Cube::matrix(x), c, r, q, Epilogue::Set);
-                    self.hadamard(h.first, |n, r| *q.first.add(n * q.distance + r), r.1);
-                }
-                if let Some(lambda) = p.lambda {
-                    let scale = self.scratch[6];
-                    for component in 0..r.1 {
-                        *scale.add(component) = lambda.get([r.0 + component]).unwrap_or_default().to_acc();
+                    self.product(Cube::matrix(z), b, of_rows(r), h, Epilogue::Set);
+                    if x.shape()[1] <= blocks.kc {
+                        self.product(Cube::matrix(x), c, of_rows(r), h, Epilogue::Multiply);
+                    } else {
+                        self.product(Cube::matrix(x), c, of_rows(r), other, Epilogue::Set);
+                        self.hadamard(h.first, |n, r| *other.first.add(n * other.distance + r), r.1);
                     }
-                    self.hadamard(h.first, |_, r| *scale.add(r), r.1);
                 }
-                // The components of this block are the depth of the projection.
-                let inputs = View::from_raw_parts(first.cast_const(), [rows, r.1], [blocks.rc as isize, 1]);
-                self.project(Cube::Widened(as_cube(inputs)), a, r, y);
+                self.scale(h.first, r);
+                self.project(h, a, r, y);
             }
             for (weights, inputs) in [(p.u, z), (p.v, x)] {
                 if let Some(weights) = weights {
                     let weights = Weights { view: weights.transpose(), packed: std::ptr::null() };
-                    self.product(Cube::matrix(inputs), weights, self.k, y, Epilogue::Add);
+                    let block = Block { rows, over: 0, columns: self.k };
+                    self.product(Cube::matrix(inputs), weights, block, y, Epilogue::Add);
                 }
             }
-            if !direct {
+            self.finish(y, to, strides);
+        }
+    }
+
+    /// W′ of one row of z: see [`Problem::generate`].
+    unsafe fn generate(&self, z: View<'_, T, 2>, v: Option<View<'_, T, 2>>, to: *mut T, strides: [isize; 2]) {
+        let (rows, blocks) = (self.n.1, self.blocks);
+        let [b, factor, projection] = *self.weights;
+        // SAFETY: see `Problem::generate`.
+        unsafe {
+            let y = self.start(to, strides, Start::Each(v));
+            let h = Rows { first: self.scratch[0], distance: blocks.rc, padded: true };
+            let p = Rows { first: self.scratch[1], ..h };
+            for r in parts(self.p.a.shape()[1], blocks.rc, self.p.table.mr) {
+                let one = Block { rows: 1, over: 0, columns: r };
+                self.product(Cube::matrix(z), b, one, p, Epilogue::Set);
                 for n in 0..rows {
-                    for k in 0..self.k.1 {
-                        let offset = n as isize * sn + k as isize * sk;
-                        *to.wrapping_offset(offset) = T::from_acc(*y.first.add(n * y.distance + k));
+                    for component in 0..r.1 {
+                        let a = factor.view.get([self.n.0 + n, r.0 + component]).unwrap_or_default().to_acc();
+                        *h.first.add(n * h.distance + component) = *p.first.add(component) * a;
+                    }
+                }
+                self.scale(h.first, r);
+                self.project(h, projection, r, y);
+            }
+            self.finish(y, to, strides);
+        }
+    }
+
+    /// Where the sums of this block go, set to `initial`: y itself, if its rows are such as the microkernel writes.
+    unsafe fn start(&self, to: *mut T, [sn, sk]: [isize; 2], initial: impl Fn(usize, usize) -> T::Acc) -> Rows<T::Acc> {
+        let y = if self.direct([sn, sk]) {
+            let first = to.wrapping_offset((self.n.0 as isize).wrapping_mul(sn).wrapping_add(self.k.0 as isize));
+            Rows { first: first.cast::<T::Acc>(), distance: sn as usize, padded: false }
+        } else {
+            Rows { first: self.scratch[2], distance: self.blocks.kb, padded: true }
+        };
+        for n in 0..self.n.1 {
+            // SAFETY: rows and columns of this block.
+            let row = unsafe { std::slice::from_raw_parts_mut(y.first.add(n * y.distance), self.k.1) };
+            match rows {
+                Start::Same(None) | Start::Each(None) => row.fill(T::Acc::default()),
+                Start::Same(Some(b)) if n == 0 => {
+                    for (k, y) in row.iter_mut().enumerate() {
+                        *y = b.get([self.k.0 + k]).unwrap_or_default().to_acc();
+                    }
+                }
+                // SAFETY: the first row lies before this one.
+                Start::Same(Some(_)) => row.copy_from_slice(unsafe { std::slice::from_raw_parts(y.first, row.len()) }),
+                Start::Each(Some(v)) => {
+                    for (k, y) in row.iter_mut().enumerate() {
+                        *y = v.get([self.n.0 + n, self.k.0 + k]).unwrap_or_default().to_acc();
                     }
                 }
             }
+        }
+        y
+    }
+
+    fn direct(&self, [sn, sk]: [isize; 2]) -> bool {
+        T::IN_PLACE && sk == 1 && sn >= self.k.1 as isize
+    }
+
+    /// The sums, written to y unless they are there.
+    unsafe fn finish(&self, y: Rows<T::Acc>, to: *mut T, [sn, sk]: [isize; 2]) {
+        if self.direct([sn, sk]) {
+            return;
+        }
+        for n in 0..self.n.1 {
+            for k in 0..self.k.1 {
+                let offset = ((self.n.0 + n) as isize).wrapping_mul(sn) + ((self.k.0 + k) as isize).wrapping_mul(sk);
+                // SAFETY: rows and columns of this block.
+                unsafe { *to.wrapping_offset(offset) = T::from_acc(*y.first.add(n * y.distance + k)) };
+            }
+        }
+    }
+
+    /// H ⊙= λ.
+    unsafe fn scale(&self, h: *mut T::Acc, r: Part) {
+        let Some(lambda) = self.p.lambda else { return };
+        let scale = self.scratch[6];
+        // SAFETY: room for RC components.
+        unsafe {
+            for component in 0..r.1 {
+                *scale.add(component) = lambda.get([r.0 + component]).unwrap_or_default().to_acc();
+            }
+            self.hadamard(h, |_, r| *scale.add(r), r.1);
         }
     }
 
@@ -272,37 +401,29 @@ impl<T: Kernels> Task<'_, T> {
         }
     }
 
-    /// `to` [rows][columns] ←/+/⊙ inputs [rows][depth] · weights [depth][columns], for these columns of the weights.
+    /// y += H · Aᵀ, for components r.
+    unsafe fn project(&self, h: Rows<T::Acc>, weights: Weights<'_, T>, r: Part, to: Rows<T::Acc>) {
+        let rows = self.n.1;
+        let block = Block { rows, over: r.0, columns: self.k };
+        // SAFETY: see `forward`; H is one output of rows × components.
+        unsafe {
+            let h = View::from_raw_parts(h.first.cast_const(), [1, rows, r.1], [0, h.distance as isize, 1]);
+            self.product(Cube::Widened(h), weights, block, to, Epilogue::Add);
+        }
+    }
+
+    /// `to` [rows][columns] ←/+/⊙ inputs [rows][depth] · weights [depth][columns], for these columns of the weights, and
+    /// the part of their depth that is the inputs' whole.
     unsafe fn product(
         &self,
         inputs: Cube<'_, T>,
         weights: Weights<'_, T>,
-        columns: Part,
+        Block { rows, over, columns }: Block,
         to: Rows<T::Acc>,
         epilogue: Epilogue,
     ) {
-        let depth = weights.view.shape()[0];
-        // SAFETY: see `forward`.
-        unsafe { self.multiply(inputs, weights, (0, depth), columns, to, epilogue) }
-    }
-
-    /// y += H · Aᵀ, for components r.
-    unsafe fn project(&self, h: Cube<'_, T>, weights: Weights<'_, T>, r: Part, to: Rows<T::Acc>) {
-        // SAFETY: see `forward`.
-        unsafe { self.multiply(h, weights, r, self.k, to, Epilogue::Add) }
-    }
-
-    /// The product over part of the weights' depth, which is all of the inputs'.
-    unsafe fn multiply(
-        &self,
-        inputs: Cube<'_, T>,
-        weights: Weights<'_, T>,
-        over: Part,
-        columns: Part,
-        to: Rows<T::Acc>,
-        epilogue: Epilogue,
-    ) {
-        let (table, blocks, rows) = (self.p.table, self.blocks, self.n.1);
+        let over = (over, inputs.shape()[2]);
+        let (table, blocks) = (self.p.table, self.blocks);
         let [_, _, _, strip, tile, staged, _] = self.scratch;
         let whole = weights.view.shape()[0];
         // SAFETY: see `forward`.
@@ -361,13 +482,6 @@ impl<T: Kernels> Task<'_, T> {
             }
         }
     }
-}
-
-/// A matrix as the rows of one output.
-fn as_cube<A>(rows: View<'_, A, 2>) -> View<'_, A, 3> {
-    let ([r, c], [sr, sc]) = (rows.shape(), rows.strides());
-    // SAFETY: an axis of length 1 and stride 0 reaches no other element.
-    unsafe { View::from_raw_parts(rows.as_ptr(), [1, r, c], [0, sr, sc]) }
 }
 
 /// Whether [`Problem::forward_small`] can read the factors in place.

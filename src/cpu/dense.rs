@@ -51,7 +51,7 @@ impl Blocks {
     pub(crate) fn new<T: Kernels>(p: &Problem<'_, T>, algorithm: Algorithm, threads: usize) -> Blocks {
         let (mr, size, kc) = (p.table.mr, size_of::<T::Acc>(), p.kc());
         let (ic, jc) = (part(p.i, FEATURES, 1), part(p.j, FEATURES, p.table.lanes));
-        let fit = (crate::knobs::get(3, PANEL_BYTES) / size / (ic + jc).max(1) / mr * mr).clamp(mr, 32 * mr);
+        let fit = (PANEL_BYTES / size / (ic + jc).max(1) / mr * mr).clamp(mr, 32 * mr);
         // With several threads the batch is cut for each, and then the outputs until there are four tasks for each.
         let most = if threads > 1 { fit.min(p.n.div_ceil(threads).next_multiple_of(mr)) } else { fit };
         let nc = part(p.n, most, mr).next_multiple_of(mr);
@@ -173,12 +173,6 @@ impl<T: Kernels> Task<'_, T> {
                     };
                     for tile in y.tiles() {
                         ahead.panels = self.zp.at(tile).wrapping_add(self.zp.distance);
-                        if crate::knobs::get(2, 1) & 2 > 0 {
-                            ahead.weights_step = 0
-                        }
-                        if crate::knobs::get(2, 1) & 4 > 0 {
-                            ahead.panels_step = 0
-                        }
                         for (d0, depth) in parts(j.1, self.blocks.kc, table.lanes) {
                             (table.arithmetic.fused_dot)(&FusedDot {
                                 x: self.xp.at(tile).add(d0 * tile.width),

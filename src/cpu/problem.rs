@@ -16,6 +16,8 @@ pub(crate) struct Problem<'a, T: Kernels> {
     pub(crate) i: usize,
     pub(crate) j: usize,
     pub(crate) w: Option<Cube<'a, T>>,
+    /// Strides of W by which the algorithm is chosen.
+    pub(crate) layout: [isize; 3],
     pub(crate) u: Option<View<'a, T, 2>>,
     pub(crate) v: Option<View<'a, T, 2>>,
     pub(crate) b: Option<View<'a, T, 1>>,
@@ -24,24 +26,26 @@ pub(crate) struct Problem<'a, T: Kernels> {
 impl<'a, T: Kernels> Problem<'a, T> {
     pub(crate) fn new(context: &Context, [n, k, i, j]: [usize; 4]) -> Self {
         let table = T::table(context.capability());
-        Problem { table, caches: caches(), n, k, i, j, w: None, u: None, v: None, b: None }
+        Problem { table, caches: caches(), n, k, i, j, w: None, layout: [0; 3], u: None, v: None, b: None }
     }
 
     /// The same with z and x (and what belongs to them) exchanged: Σ W[k,i,j] z[i] x[j] = Σ W[k,j,i] x[j] z[i].
     pub(crate) fn swap(self) -> Self {
-        Problem { i: self.j, j: self.i, w: self.w.map(Cube::swap), u: self.v, v: self.u, ..self }
+        let [sk, si, sj] = self.layout;
+        let w = self.w.map(Cube::swap);
+        Problem { i: self.j, j: self.i, w, layout: [sk, sj, si], u: self.v, v: self.u, ..self }
     }
 
     /// Depth of a pass of the microkernel, KC: a panel of it takes the size of L1. Half of that would stay there while
     /// rows of W pass, but the panel's vectors are needed at a few bytes a cycle, which L2 gives too, and each pass costs
     /// an epilogue.
     pub(crate) fn kc(&self) -> usize {
-        crate::knobs::get(0, (self.caches.l1 / (self.table.mr * size_of::<T::Acc>())).clamp(64, 512) / 16 * 16)
+        (self.caches.l1 / (self.table.mr * size_of::<T::Acc>())).clamp(64, 512) / 16 * 16
     }
 
     /// Elements of a block of W: an eighth of L2, because the next one is brought in beside it, the panels of z, x and y
     /// pass through, and other processors' work may share the cache.
     pub(crate) fn w_block(&self) -> usize {
-        crate::knobs::get(1, (self.caches.l2 / 8).max(96 << 10)) / size_of::<T::Acc>()
+        (self.caches.l2 / 8).max(96 << 10) / size_of::<T::Acc>()
     }
 }

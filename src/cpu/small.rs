@@ -31,14 +31,16 @@ pub(crate) fn lengths<T: Kernels>(p: &Problem<'_, T>) -> [usize; 4] {
     [p.n * i, p.n * j, p.n * products, i_parts(p) * p.k * p.n]
 }
 
-/// Whether the kernels can read these weights in place. (U and V that they cannot are added by scalar code: their share is 1/J.)
-pub(crate) fn streams<T: Kernels>(w: &Cube<'_, T>) -> bool {
-    w.strides()[2] == 1 || w.shape()[2] <= 1
+/// Whether the kernels can read W in place. (U and V that they cannot are added by scalar code: their share is 1/J.)
+pub(crate) fn streams<T: Kernels>(p: &Problem<'_, T>) -> bool {
+    let unit = |strides: [isize; 3]| strides[2] == 1 || p.j <= 1;
+    p.w.is_some_and(|w| unit(w.strides()) && unit(p.layout))
 }
 
 fn whole_product<T: Kernels>(p: &Problem<'_, T>) -> bool {
-    let contiguous = p.w.is_some_and(|w| w.strides()[1] == p.j as isize || p.i == 1);
-    contiguous && p.i.saturating_mul(p.j) <= PRODUCTS / p.n.max(1)
+    let contiguous = |strides: [isize; 3]| strides[1] == p.j as isize || p.i == 1;
+    p.w.is_some_and(|w| contiguous(w.strides()) && contiguous(p.layout))
+        && p.i.saturating_mul(p.j) <= PRODUCTS / p.n.max(1)
 }
 
 fn rows_in_part<T: Kernels>(p: &Problem<'_, T>) -> usize {

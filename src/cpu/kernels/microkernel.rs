@@ -96,6 +96,7 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
 
 /// The same pointer, whose origin the optimiser does not see, so that it does not recompute it from another.
 #[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "the block does not use the pointer")]
 fn opaque<A>(mut pointer: *const A) -> *const A {
     // Miri does not run assembly.
     if cfg!(not(miri)) {
