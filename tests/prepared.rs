@@ -8,7 +8,7 @@ use trilinear::{Element, Interaction};
 
 /// [N, I, J, K]: one weight, several batches, so that every algorithm is met.
 const WEIGHTS: [[usize; 3]; 4] = [[7, 9, 5], [40, 37, 3], [13, 70, 13], [64, 16, 1]];
-const ROWS: [usize; 7] = [0, 1, 3, 4, 5, 33, 70];
+const ROWS: [usize; 6] = [1, 3, 4, 5, 33, 70];
 
 /// Every way to compute `layer`, and the shared context and the generated layer, prepared and not.
 fn check<T: Element>(layer: &Interaction<'_, T>, data: &Dense<T>, what: &str) {
@@ -25,7 +25,8 @@ fn check<T: Element>(layer: &Interaction<'_, T>, data: &Dense<T>, what: &str) {
         for prepared in [prepared.layer().with_context(layer.context()), own.layer()] {
             let y = prepared.forward(data.z(), data.x()).unwrap();
             assert_same(y.as_slice(), expected.as_slice(), &format!("{what}: {n} rows, {way}"));
-            assert_eq!(prepared.plan(n), layer.plan(n));
+            let algorithm = |layer: Interaction<'_, T>| layer.plan(n).unwrap().algorithm;
+            assert_eq!(algorithm(prepared), algorithm(layer), "{what}: {n} rows, {way}");
         }
     });
     for context in common::contexts() {
