@@ -3,7 +3,7 @@
 mod common;
 
 use common::{contexts, levels};
-use trilinear::{Algorithm, Context, DType, Device, Element, Error, Interaction, Plan, SimdLevel, View, bf16, f16, presets};
+use trilinear::{Algorithm, Context, DType, Device, Element, Error, Interaction, Plan, SimdLevel, View, presets};
 
 fn serial() -> Context {
     Context::new(Device::Cpu).unwrap().with_threads(1).unwrap()
@@ -86,7 +86,7 @@ fn kernels_differ() {
     let mut kernels = Vec::new();
     for context in contexts() {
         kernels.extend([plan::<f32>([1; 4], context), plan::<f64>([1; 4], context)].map(|plan| plan.kernel));
-        kernels.extend([plan::<f16>([1; 4], context), plan::<bf16>([1; 4], context)].map(|plan| plan.kernel));
+        kernels.extend([plan::<trilinear::f16>([1; 4], context), plan::<trilinear::bf16>([1; 4], context)].map(|plan| plan.kernel));
     }
     kernels.sort_unstable();
     kernels.dedup();
@@ -115,7 +115,7 @@ fn costs() {
     assert_eq!(flops_and_bytes(cp), (2 * n * r * (i + j + k), inputs + 4 * r * (i + j + k)));
     assert_eq!(flops_and_bytes(data.core()), (2 * n * r * (i + j + k), inputs + 4 * r * (i + j + k + 1)));
     // Half the width, half the bytes.
-    let w = vec![f16::ZERO; (i * j * k) as usize];
+    let w = vec![trilinear::f16::ZERO; (i * j * k) as usize];
     let half = Interaction::dense(View::new(&w, [40, 20, 30]).unwrap()).unwrap();
     assert_eq!(half.plan(7).unwrap().bytes, 2 * (n * (i + j + k) + i * j * k));
 }
@@ -138,9 +138,8 @@ fn scratch_is_bounded() {
             assert!(plan.scratch <= MOST, "{} {plan}", preset.name);
         }
         let sizes = [1, 5, 64, 1000, 30_000];
-        for (n, i, j, k) in sizes.iter().flat_map(|&n| {
-            sizes.iter().flat_map(move |&i| sizes.iter().flat_map(move |&j| sizes.iter().map(move |&k| (n, i, j, k))))
-        }) {
+        for index in 0..sizes.len().pow(4) {
+            let [n, i, j, k] = [1, 5, 25, 125].map(|place| sizes[index / place % sizes.len()]);
             let layer = Interaction::dense(constant(&element, [k, i, j])).unwrap();
             for algorithm in [Algorithm::FusedDot, Algorithm::KhatriRao] {
                 let plan = layer.with_context(context.with_algorithm(algorithm)).plan(n).unwrap();

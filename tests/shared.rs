@@ -151,14 +151,14 @@ fn check_group<T: Element>(
     what: &str,
 ) {
     let [_, i, j, k] = data.sizes;
-    // For each x feature j: a layer [K, I, 1] whose bias is column j of V.
+    // Column j of W′ is the output for x = 1 of the layer with W[·, ·, j], whose bias is column j of V.
     for column in 0..j {
         let w = data.w().slice(2, column..column + 1).unwrap();
-        let bias = View::strided(&data.v, column, [k], [j as isize]).unwrap();
+        let bias: Vec<T> = (0..k).map(|out| data.v[out * j + column]).collect();
         let one = [T::from_f64(1.0)];
         let mut layer = Interaction::dense(w).unwrap();
-        if has_terms && k > 0 {
-            layer = layer.with_b(bias).unwrap();
+        if has_terms {
+            layer = layer.with_b(View::vector(&bias)).unwrap();
         }
         let exact = reference::forward(&layer, z, View::row(&one)).unwrap();
         let weights: Vec<T> = (0..k).map(|out| generated.weights.view().get([group, out, column]).unwrap()).collect();

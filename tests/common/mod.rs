@@ -54,9 +54,14 @@ pub struct Dense<T> {
 
 impl<T: Element> Dense<T> {
     fn new(sizes: [usize; 4], mut fill: impl FnMut(usize) -> Vec<T>) -> Self {
+        let [_, i, j, k] = sizes;
+        Dense { w: fill(k * i * j), ..Dense::without_w(sizes, fill) }
+    }
+
+    fn without_w(sizes: [usize; 4], mut fill: impl FnMut(usize) -> Vec<T>) -> Self {
         let [n, i, j, k] = sizes;
-        let (w, u, v, b) = (fill(k * i * j), fill(k * i), fill(k * j), fill(k));
-        Dense { sizes, w, u, v, b, z: fill(n * i), x: fill(n * j) }
+        let (u, v, b) = (fill(k * i), fill(k * j), fill(k));
+        Dense { sizes, w: vec![], u, v, b, z: fill(n * i), x: fill(n * j) }
     }
 
     pub fn uniform(sizes: [usize; 4], seed: u64) -> Self {
@@ -126,7 +131,7 @@ pub struct Cp<T> {
     pub b: Vec<T>,
     pub c: Vec<T>,
     pub lambda: Vec<T>,
-    /// U, V, the bias, z and x. Its W is empty of meaning.
+    /// U, V, the bias, z and x; without W.
     pub rest: Dense<T>,
 }
 
@@ -135,8 +140,7 @@ impl<T: Element> Cp<T> {
         let mut random = Random(seed);
         let (a, b) = (random.uniform(k * rank), random.uniform(i * rank));
         let (c, lambda) = (random.uniform(j * rank), random.uniform(rank));
-        let mut rest = Dense::new([n, i, j, k], |len| random.uniform(len));
-        rest.w.clear();
+        let rest = Dense::without_w([n, i, j, k], |len| random.uniform(len));
         Cp { rank, a, b, c, lambda, rest }
     }
 
@@ -146,8 +150,7 @@ impl<T: Element> Cp<T> {
         let mut random = Random(seed);
         let (a, b) = (random.integers(k * rank, 1), random.integers(i * rank, 1));
         let (c, lambda) = (random.integers(j * rank, 1), random.integers(rank, 2));
-        let mut rest = Dense::new([n, i, j, k], |len| random.integers(len, 2));
-        rest.w.clear();
+        let rest = Dense::without_w([n, i, j, k], |len| random.integers(len, 2));
         Cp { rank, a, b, c, lambda, rest }
     }
 
