@@ -15,7 +15,7 @@ fn config() -> ProptestConfig {
 
 /// N, I, J, K.
 fn sizes() -> impl Strategy<Value = [usize; 4]> {
-    let most = if cfg!(miri) { 6 } else { 40 };
+    let most: usize = if cfg!(miri) { 6 } else { 40 };
     (prop_oneof![1..5usize, 5..most], 1..most, 1..most, prop_oneof![1..4usize, 4..most])
         .prop_map(|(n, i, j, k)| [n, i, j, k])
 }
