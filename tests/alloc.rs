@@ -93,7 +93,9 @@ fn check_repeated<T: Element>(layer: Interaction<'_, T>, data: &Dense<T>, what: 
 fn all_repeated<T: Element>(threads: usize) {
     let base = Context::new(Device::Cpu).unwrap().with_threads(threads).unwrap();
     for &level in levels() {
-        for sizes in [[1, 16, 16, 16], [3, 80, 90, 100], [4, 300, 200, 2], [7, 20, 30, 40], [100, 40, 41, 42], [600, 9, 31, 16]] {
+        for sizes in
+            [[1, 16, 16, 16], [3, 80, 90, 100], [4, 300, 200, 2], [7, 20, 30, 40], [100, 40, 41, 42], [600, 9, 31, 16]]
+        {
             let data = Dense::<T>::uniform(sizes, 1);
             for algorithm in [None, Some(Algorithm::Stream), Some(Algorithm::FusedDot), Some(Algorithm::KhatriRao)] {
                 if algorithm == Some(Algorithm::Stream) && sizes[0] > 4 {

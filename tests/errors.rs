@@ -248,8 +248,11 @@ fn devices() {
     assert_eq!(parsed("cuda"), Ok(Device::Cuda(0)));
     assert_eq!(parsed("cuda:3"), Ok(Device::Cuda(3)));
     assert_eq!(parsed("auto"), Ok(Device::auto()));
-    for text in ["", "CPU", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:0:0", "cpu:0", " cpu", "cuda:99999999999999999999"] {
-        let expected = Error::Parse { what: "device".into(), given: text.into(), expected: "auto, cpu, cuda or cuda:N" };
+    for text in
+        ["", "CPU", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:0:0", "cpu:0", " cpu", "cuda:99999999999999999999"]
+    {
+        let expected =
+            Error::Parse { what: "device".into(), given: text.into(), expected: "auto, cpu, cuda or cuda:N" };
         assert_eq!(parsed(text), Err(expected));
     }
     for device in [Device::Cpu, Device::Cuda(12)] {

@@ -7,14 +7,12 @@ use common::{Cp, Dense, Random, assert_close, assert_exact, for_each_way};
 use trilinear::{Element, Interaction, View, ViewMut, reference};
 
 /// Rows of the batch: 0, 1, the four rows of Stream, tiles of 4, 8, 16 and 32 lanes and several of them.
-const ROWS: [usize; 24] =
-    [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 95, 96, 97, 191, 192, 193];
+const ROWS: [usize; 24] = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 95, 96, 97, 191, 192, 193];
 /// Rows of weights: tiles of 4, 6 and 12 rows and several of them.
 const TILES: [usize; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 23, 24, 25, 37];
 /// Depth of the microkernel: vectors, and KC from 64 to 512.
-const DEPTHS: [usize; 27] = [
-    0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513,
-];
+const DEPTHS: [usize; 27] =
+    [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513];
 /// I and J whose product is around KC.
 const PRODUCTS: [[usize; 2]; 14] = [
     [7, 9],

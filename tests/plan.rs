@@ -86,7 +86,9 @@ fn kernels_differ() {
     let mut kernels = Vec::new();
     for context in contexts() {
         kernels.extend([plan::<f32>([1; 4], context), plan::<f64>([1; 4], context)].map(|plan| plan.kernel));
-        kernels.extend([plan::<trilinear::f16>([1; 4], context), plan::<trilinear::bf16>([1; 4], context)].map(|plan| plan.kernel));
+        kernels.extend(
+            [plan::<trilinear::f16>([1; 4], context), plan::<trilinear::bf16>([1; 4], context)].map(|plan| plan.kernel),
+        );
     }
     kernels.sort_unstable();
     kernels.dedup();
@@ -128,7 +130,10 @@ fn scratch_is_bounded() {
     for context in contexts() {
         for preset in presets::PRESETS {
             let w = Interaction::dense(constant(&element, [preset.k, preset.i, preset.j])).unwrap();
-            let plans = [w.with_context(context).plan(preset.n * preset.rows), w.with_context(context).plan_shared(preset.n, preset.rows)];
+            let plans = [
+                w.with_context(context).plan(preset.n * preset.rows),
+                w.with_context(context).plan_shared(preset.n, preset.rows),
+            ];
             for plan in plans {
                 assert!(plan.unwrap().scratch <= MOST, "{}", preset.name);
             }
@@ -170,7 +175,9 @@ fn forced() {
                 true
             }
             Err(error) => {
-                assert!(matches!(&error, Error::Algorithm { algorithm: a, reason } if *a == algorithm && !reason.is_empty()));
+                assert!(
+                    matches!(&error, Error::Algorithm { algorithm: a, reason } if *a == algorithm && !reason.is_empty())
+                );
                 assert_eq!(y, Err(error), "plan and forward must agree");
                 false
             }
@@ -236,8 +243,7 @@ fn enormous_sizes() {
 #[test]
 fn names() {
     let names: Vec<String> = Algorithm::ALL.iter().map(Algorithm::to_string).collect();
-    let expected =
-        ["stream", "fused-dot", "khatri-rao", "cp-blocked", "cp-stream", "contract-context", "linear"];
+    let expected = ["stream", "fused-dot", "khatri-rao", "cp-blocked", "cp-stream", "contract-context", "linear"];
     assert_eq!(names, expected);
     let dtypes = [DType::F16, DType::Bf16, DType::F32, DType::F64];
     assert_eq!(dtypes.map(|dtype| dtype.to_string()), ["f16", "bf16", "f32", "f64"]);

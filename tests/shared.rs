@@ -31,7 +31,13 @@ fn shapes() -> Vec<[usize; 5]> {
         return shapes;
     }
     for edge in [2, 3, 4, 5, 6, 7, 11, 12, 13, 15, 16, 17, 31, 32, 33, 47, 48, 49] {
-        shapes.extend([[edge, 3, 5, 6, 2], [2, edge, 5, 6, 3], [2, 3, edge, 6, 2], [2, 3, 5, edge, 2], [2, 5, 3, 4, edge]]);
+        shapes.extend([
+            [edge, 3, 5, 6, 2],
+            [2, edge, 5, 6, 3],
+            [2, 3, edge, 6, 2],
+            [2, 3, 5, edge, 2],
+            [2, 5, 3, 4, edge],
+        ]);
     }
     for depth in [63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513] {
         shapes.extend([[2, 5, depth, 6, 3], [2, 5, 3, depth, 2]]);
@@ -40,7 +46,12 @@ fn shapes() -> Vec<[usize; 5]> {
 }
 
 /// The batch that a shared context stands for: z of each group repeated M times.
-fn expanded<T: Element>(data: &Dense<T>, groups: usize, rows: usize, layer: &Interaction<'_, T>) -> reference::Reference {
+fn expanded<T: Element>(
+    data: &Dense<T>,
+    groups: usize,
+    rows: usize,
+    layer: &Interaction<'_, T>,
+) -> reference::Reference {
     let features = data.sizes[1];
     let z: Vec<T> = data.z.chunks(features.max(1)).take(groups).flat_map(|z| z.repeat(rows)).collect();
     let n = groups * rows;
@@ -78,7 +89,9 @@ fn is_the_expanded_batch<T: Element>() {
 }
 
 fn cp_is_the_expanded_batch<T: Element>() {
-    for (seed, shape) in [[1, 5, 3, 4, 2], [4, 1, 5, 17, 3], [3, 40, 9, 8, 7], [5, 4, 6, 6, 0], [2, 0, 1, 2, 3]].into_iter().enumerate() {
+    for (seed, shape) in
+        [[1, 5, 3, 4, 2], [4, 1, 5, 17, 3], [3, 40, 9, 8, 7], [5, 4, 6, 6, 0], [2, 0, 1, 2, 3]].into_iter().enumerate()
+    {
         let [g, m, i, j, k] = shape;
         let mut data = Cp::<T>::integers([g * m, i, j, k, 9], seed as u64);
         data.rest.z = Random(1).integers(g * i, 2);

@@ -7,7 +7,8 @@ use common::{Cp, Dense, assert_close, assert_exact, assert_same, contexts, for_e
 use trilinear::{Algorithm, Axes, Axis, Element, Interaction, Tensor, View, reference};
 
 /// N, I, J, K: for Stream with and without whole products, and for the batch algorithms at and off their tiles.
-const SIZES: [[usize; 4]; 6] = [[1, 7, 9, 5], [3, 40, 37, 3], [4, 6, 18, 20], [5, 17, 16, 4], [35, 13, 33, 7], [64, 8, 8, 8]];
+const SIZES: [[usize; 4]; 6] =
+    [[1, 7, 9, 5], [3, 40, 37, 3], [4, 6, 18, 20], [5, 17, 16, 4], [35, 13, 33, 7], [64, 8, 8, 8]];
 
 /// With W as it is, the layout of z, x and y changes nothing, not even the rounding.
 fn inputs_and_output<T: Element>() {
@@ -35,7 +36,8 @@ fn weights<T: Element>() {
     for (seed, sizes) in SIZES.into_iter().enumerate() {
         let [n, i, j, k] = sizes;
         for exact_data in [true, false] {
-            let data = if exact_data { Dense::<T>::integers(sizes, 9) } else { Dense::<T>::uniform(sizes, seed as u64) };
+            let data =
+                if exact_data { Dense::<T>::integers(sizes, 9) } else { Dense::<T>::uniform(sizes, seed as u64) };
             let exact = data.exact(&data.layer());
             let check = |y: &Tensor<T, 2>, what: &str| match exact_data {
                 true => assert_exact(y.as_slice(), &exact, what),

@@ -39,7 +39,15 @@ fn check<T: Element>(layer: Interaction<'_, T>, z: View<'_, T, 2>, x: View<'_, T
 
 /// Every algorithm at every level, on shapes above 1 MFLOP for each of three threads.
 fn dense<T: Element>() {
-    for sizes in [[3, 96, 80, 90], [4, 500, 260, 4], [1, 128, 128, 110], [1, 1600, 1300, 1], [33, 40, 45, 33], [500, 9, 31, 16], [200, 60, 150, 1]] {
+    for sizes in [
+        [3, 96, 80, 90],
+        [4, 500, 260, 4],
+        [1, 128, 128, 110],
+        [1, 1600, 1300, 1],
+        [33, 40, 45, 33],
+        [500, 9, 31, 16],
+        [200, 60, 150, 1],
+    ] {
         let data = Dense::<T>::uniform(sizes, 7);
         for &level in levels() {
             let context = parallel().with_simd(level).unwrap();
@@ -61,7 +69,9 @@ fn dense<T: Element>() {
 }
 
 fn cp<T: Element>() {
-    for [n, i, j, k, rank] in [[3, 400, 500, 600, 400], [50, 90, 80, 120, 120], [300, 20, 33, 17, 100], [7, 11, 13, 3000, 80]] {
+    for [n, i, j, k, rank] in
+        [[3, 400, 500, 600, 400], [50, 90, 80, 120, 120], [300, 20, 33, 17, 100], [7, 11, 13, 3000, 80]]
+    {
         let data = Cp::<T>::uniform([n, i, j, k, rank], 3);
         for &level in levels() {
             for algorithm in [None, Some(Algorithm::CpBlocked)] {
@@ -129,8 +139,9 @@ fn right() {
 /// Calls from many threads at once, of different shapes, do not disturb each other.
 #[test]
 fn concurrent_calls() {
-    let layers: Vec<Dense<f32>> =
-        [[1, 16, 16, 16], [40, 30, 20, 10], [3, 100, 90, 80], [300, 5, 6, 7]].map(|sizes| Dense::uniform(sizes, 1)).into();
+    let layers: Vec<Dense<f32>> = [[1, 16, 16, 16], [40, 30, 20, 10], [3, 100, 90, 80], [300, 5, 6, 7]]
+        .map(|sizes| Dense::uniform(sizes, 1))
+        .into();
     let expected: Vec<_> = layers.iter().map(|data| data.layer().forward(data.z(), data.x()).unwrap()).collect();
     std::thread::scope(|scope| {
         for offset in 0..4 {
