@@ -207,6 +207,7 @@ pub fn for_each_way<'a, T: Element>(
         test(layer.with_context(context), &format!("{} {} auto", T::DTYPE, context.simd()));
         for algorithm in Algorithm::ALL {
             let forced = layer.with_context(context.with_algorithm(algorithm));
+            // A plan for no rows is a matter of its own, in plan.rs.
             match forced.plan(rows.max(1)) {
                 Ok(plan) => {
                     assert_eq!(plan.algorithm, algorithm);
