@@ -62,7 +62,7 @@ fn enormous(case: &str) -> trilinear::Result<()> {
             none(4),
             ViewMut::new(&mut y, [4, 1])?,
         ),
-        "empty W" => {
+        "no-z" => {
             let w = View::new(&[], [1, 0, len])?;
             Interaction::dense(w)?.forward_into(none(4), vast(4), ViewMut::new(&mut y, [4, 1])?)
         }
@@ -137,11 +137,17 @@ fn read_once() {
 #[test]
 fn enormous_features() {
     let lens = [usize::MAX, usize::MAX - 14, 1 << 62, (1 << 62) + 4, 1 << 61];
-    for case in ["linear", "empty W", "cp"] {
+    let mut wrong = Vec::new();
+    for case in ["linear", "cp", "no-z"] {
         for len in lens {
             let output = run(&format!("{case} {len}"), &[]);
-            let answer = answer(&output);
-            assert!(answer.starts_with("Err(\""), "{case} {len}: {answer}");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            // Without z features the sum is empty, so that no feature of x needs to be read.
+            let right = text.contains("= Err(\"") || (case == "no-z" && text.contains("= Ok(()"));
+            if !(output.status.success() && right) {
+                wrong.push(format!("{case}, {len} features: {}", output.status));
+            }
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
