@@ -65,8 +65,8 @@ fn names_the_kernel<T: Element>() {
         assert_eq!((plan.simd, plan.dtype, plan.device), (context.simd(), T::DTYPE, Device::Cpu));
         let parts: Vec<&str> = plan.kernel.split('-').collect();
         let level = match context.simd() {
-            SimdLevel::Portable => ["portable", "wide"],
-            other => [std::env::consts::ARCH, &other.to_string()].map(|name| &*name.to_owned().leak()),
+            SimdLevel::Portable => ["portable".into(), "wide".into()],
+            other => [std::env::consts::ARCH.into(), other.to_string()],
         };
         assert_eq!(parts.len(), 4, "{}", plan.kernel);
         assert_eq!([parts[0], parts[2]], level);
