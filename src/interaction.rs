@@ -53,7 +53,7 @@ pub struct Interaction<'a, T: Element> {
     pub(crate) panels: Option<Panels<'a, T>>,
     /// `None`: as the environment says when a call is made.
     pub(crate) context: Option<Context>,
-    /// Strides of W as it was first given, by which the algorithm is chosen: prepared weights are used like the ones they
+    /// Strides of W as it was first given (of CP's factors: along the components), by which the algorithm is chosen: prepared weights are used like the ones they
     /// were made from.
     pub(crate) layout: [isize; 3],
 }
@@ -72,7 +72,11 @@ impl<'a, T: Element> Interaction<'a, T> {
         if let Core::Dense(w) = &core {
             crate::view::elements(&w.shape())?;
         }
-        let layout = if let Core::Dense(w) = &core { w.strides() } else { [0; 3] };
+        let layout = match &core {
+            Core::Absent => [0; 3],
+            Core::Dense(w) => w.strides(),
+            Core::Cp { a, b, c, .. } => [a.strides()[1], b.strides()[1], c.strides()[1]],
+        };
         Ok(Interaction { k, i, j, core, u: None, v: None, b: None, panels: None, context: None, layout })
     }
 

@@ -166,7 +166,7 @@ fn forced() {
     let linear = Interaction::<f32>::linear(3, 4, 5).unwrap();
     let takes = |layer: Interaction<'_, f32>, algorithm, rows| {
         let layer = layer.with_context(serial().with_algorithm(algorithm));
-        assert_eq!(layer.context().algorithm(), Some(algorithm));
+        assert_eq!(layer.context().unwrap().algorithm(), Some(algorithm));
         let (z, x) = (vec![1.0; rows * 4], vec![1.0; rows * 5]);
         let y = layer.forward(View::new(&z, [rows, 4]).unwrap(), View::new(&x, [rows, 5]).unwrap());
         match layer.plan(rows) {

@@ -22,7 +22,7 @@ fn check<T: Element>(layer: &Interaction<'_, T>, data: &Dense<T>, what: &str) {
         let expected = layer.forward(data.z(), data.x()).unwrap();
         // Prepared for another context, and in its own.
         let own = layer.prepare().unwrap();
-        for prepared in [prepared.layer().with_context(layer.context()), own.layer()] {
+        for prepared in [prepared.layer().with_context(layer.context().unwrap()), own.layer()] {
             let y = prepared.forward(data.z(), data.x()).unwrap();
             assert_same(y.as_slice(), expected.as_slice(), &format!("{what}: {n} rows, {way}"));
             let algorithm = |layer: Interaction<'_, T>| layer.plan(n).unwrap().algorithm;

@@ -69,7 +69,7 @@ proptest! {
         sum.b = combine(&data.b, scale, &other.b);
         for_each_way(&data.layer(), sizes[0], |way, what| {
             let y = |weights: &Dense<f32>| {
-                weights.layer().with_context(way.context()).forward(data.z(), data.x()).unwrap().into_vec()
+                weights.layer().with_context(way.context().unwrap()).forward(data.z(), data.x()).unwrap().into_vec()
             };
             assert_same(&y(&sum), &combine(&y(&data), scale, &y(&other)), what);
         });
@@ -92,7 +92,7 @@ proptest! {
             let swapped = swapped.with_u(data.v()).unwrap().with_v(data.u()).unwrap().with_b(data.b()).unwrap();
             for_each_way(&layer, n, |way, what| {
                 let y = way.forward(data.z(), data.x()).unwrap();
-                let swapped = swapped.with_context(way.context()).forward(data.x(), data.z()).unwrap();
+                let swapped = swapped.with_context(way.context().unwrap()).forward(data.x(), data.z()).unwrap();
                 assert_same(swapped.as_slice(), y.as_slice(), what);
             });
         }
@@ -124,7 +124,7 @@ proptest! {
         };
         for_each_way(&data.layer(), n, |way, what| {
             let y = way.forward(data.z(), data.x()).unwrap();
-            let other = permuted.layer().with_context(way.context());
+            let other = permuted.layer().with_context(way.context().unwrap());
             let other = other.forward(permuted.z(), permuted.x()).unwrap();
             let expected: Vec<f32> =
                 rows.iter().flat_map(|&row| outs.iter().map(move |&out| [row, out])).map(|at| y.view().get(at).unwrap()).collect();
@@ -147,7 +147,7 @@ proptest! {
         for (layer, other) in [(data.core(), scaled.core()), (cp.core(), scaled_cp.core())] {
             for_each_way(&layer, n, |way, what| {
                 let y = way.forward(data.z(), data.x()).unwrap();
-                let other = other.with_context(way.context()).forward(scaled.z(), scaled.x()).unwrap();
+                let other = other.with_context(way.context().unwrap()).forward(scaled.z(), scaled.x()).unwrap();
                 assert_same(other.as_slice(), &by(y.as_slice(), powers.iter().sum()), what);
             });
         }

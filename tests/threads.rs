@@ -21,11 +21,12 @@ fn parallel() -> Context {
 /// are were planned for.
 fn check<T: Element>(layer: Interaction<'_, T>, z: View<'_, T, 2>, x: View<'_, T, 2>, what: &str) {
     let rows = x.shape()[0];
-    let serial = layer.with_context(layer.context().with_threads(1).unwrap());
+    let serial = layer.with_context(layer.context().unwrap().with_threads(1).unwrap());
     let expected = serial.forward(z, x).unwrap();
     in_pools(|pool| {
         for limit in [None, Some(1), Some(2), Some(3), Some(100)] {
-            let context = limit.map_or(layer.context(), |limit| layer.context().with_threads(limit).unwrap());
+            let context =
+                limit.map_or(layer.context().unwrap(), |limit| layer.context().unwrap().with_threads(limit).unwrap());
             let layer = layer.with_context(context);
             let planned = layer.plan(rows).unwrap().threads;
             assert_eq!(planned, pool.min(limit.unwrap_or(pool)), "{what}: the shape is too small for this test");
@@ -105,7 +106,7 @@ fn shared_and_generated<T: Element>() {
         let x = View::new(&data.x, [g, m, j]).unwrap();
         for &level in levels() {
             let layer = data.layer().with_context(parallel().with_simd(level).unwrap());
-            let serial = layer.with_context(layer.context().with_threads(1).unwrap());
+            let serial = layer.with_context(layer.context().unwrap().with_threads(1).unwrap());
             let expected = (serial.forward_shared(z, x).unwrap(), serial.generate(z).unwrap());
             in_pools(|pool| {
                 let what = format!("{} {:?} {level}, pool of {pool}", T::DTYPE, [g, m, i, j, k]);

@@ -53,8 +53,11 @@ impl Blocks {
         let gb = part(p.n, (4 * p.table.nr).min(GENERATED / ld).max(1), 1).max(1);
         let g_blocks = p.n.div_ceil(gb).max(1);
         let wanted = if threads > 1 { (4 * threads).div_ceil(g_blocks) } else { 1 };
-        let kb = part(p.k, (GENERATED / ld / gb).clamp(1, p.k.div_ceil(wanted).max(OUTPUTS)), 1).max(1);
-        let mc = part(rows, 16 * mr, mr).next_multiple_of(mr);
+        let kb =
+            part(p.k, (GENERATED / ld / gb).min(GENERATED / (4 * mr)).clamp(1, p.k.div_ceil(wanted).max(OUTPUTS)), 1)
+                .max(1);
+        let fit = GENERATED / kb / mr * mr; // y of a block of rows takes no more than W′
+        let mc = part(rows, (16 * mr).min(fit.max(mr)), mr).next_multiple_of(mr);
         let panels = (gb.next_multiple_of(mr) * kc).max(mc * kc);
         let staged = p.w_block().max(gb.max(2 * p.table.nr) * (kc + 16));
         let sums = gb.next_multiple_of(mr) * kb;

@@ -21,6 +21,7 @@ use super::operand::{Cube, Part};
 use super::parallel::{self, Shared};
 use super::scratch;
 use super::simd::Kernels;
+use super::small::pad;
 use super::table::Table;
 use crate::{Context, Result, View, ViewMut};
 
@@ -330,7 +331,7 @@ impl<T: Kernels> Task<'_, T> {
     }
 
     /// Where the sums of this block go, set to `initial`: y itself, if its rows are such as the microkernel writes.
-    unsafe fn start(&self, to: *mut T, [sn, sk]: [isize; 2], initial: impl Fn(usize, usize) -> T::Acc) -> Rows<T::Acc> {
+    unsafe fn start(&self, to: *mut T, [sn, sk]: [isize; 2], rows: Start<'_, T>) -> Rows<T::Acc> {
         let y = if self.direct([sn, sk]) {
             let first = to.wrapping_offset((self.n.0 as isize).wrapping_mul(sn).wrapping_add(self.k.0 as isize));
             Rows { first: first.cast::<T::Acc>(), distance: sn as usize, padded: false }
@@ -484,17 +485,11 @@ impl<T: Kernels> Task<'_, T> {
     }
 }
 
-/// Whether [`Problem::forward_small`] can read the factors in place.
-pub(crate) fn streams<T: Kernels>(a: &View<'_, T, 2>, b: &View<'_, T, 2>, c: &View<'_, T, 2>) -> bool {
-    let unit = |view: &View<'_, T, 2>| view.strides()[1] == 1;
-    unit(a) && unit(b) && unit(c)
-}
-
 /// Lengths of scratch arrays of [`Problem::forward_small`]: z, x, P, Q, sums.
 pub(crate) fn small_lengths<T: Kernels>(p: &Problem<'_, T>) -> [usize; 5] {
-    let pad = |len: usize| len.next_multiple_of(16);
-    let r = pad(p.a.shape()[1]);
-    [p.n * pad(p.b.shape()[0]), p.n * pad(p.c.shape()[0]), p.n * r, p.n * r, p.a.shape()[0] * p.n]
+    let rows = |len: usize| p.n.saturating_mul(pad(len));
+    let [k, r] = p.a.shape();
+    [rows(p.b.shape()[0]), rows(p.c.shape()[0]), rows(r), rows(r), k.saturating_mul(p.n)]
 }
 
 impl<'a, T: Kernels> Problem<'a, T> {
@@ -503,7 +498,6 @@ impl<'a, T: Kernels> Problem<'a, T> {
         let table = self.table;
         let [k, r] = self.a.shape();
         scratch::with(small_lengths(self), |[zs, xs, first, second, sums]| {
-            let pad = |len: usize| len.next_multiple_of(16);
             // SAFETY: the scratch has these lengths, and the operands' shapes agree.
             unsafe {
                 super::small::copy_rows(table, z, zs, pad(self.b.shape()[0]));
@@ -545,8 +539,8 @@ impl<'a, T: Kernels> Problem<'a, T> {
                     y: sums,
                     fold: Fold::None,
                 });
-                super::small::add_linear(table, self.u, (zs, pad(self.b.shape()[0])), self.n, sums);
-                super::small::add_linear(table, self.v, (xs, pad(self.c.shape()[0])), self.n, sums);
+                super::small::add_linear(table, self.u, (zs, pad(self.b.shape()[0])), self.n, sums)?;
+                super::small::add_linear(table, self.v, (xs, pad(self.c.shape()[0])), self.n, sums)?;
                 super::small::write(self.bias, sums, [self.n, k], y.as_mut_ptr(), y.strides());
             }
             Ok(())

@@ -54,7 +54,7 @@ impl Blocks {
         let fit = (PANEL_BYTES / size / (ic + jc).max(1) / mr * mr).clamp(mr, 32 * mr);
         // With several threads the batch is cut for each, and then the outputs until there are four tasks for each.
         let most = if threads > 1 { fit.min(p.n.div_ceil(threads).next_multiple_of(mr)) } else { fit };
-        let nc = part(p.n, most, mr).next_multiple_of(mr);
+        let nc = part(p.n, most, mr).next_multiple_of(mr).max(mr);
         let n_blocks = p.n.div_ceil(nc).max(1);
         let fit = (PANEL_BYTES / size / nc).max(1);
         let wanted = if threads > 1 { (4 * threads).div_ceil(n_blocks) } else { 1 };

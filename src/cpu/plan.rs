@@ -5,52 +5,71 @@ use super::{context, cp, cp_problem, dense, parallel, problem, scratch, small};
 use crate::interaction::Core;
 use crate::{Algorithm, Context, Element, Error, Interaction, Plan, Result};
 
+/// A size that may be absurd: zero-stride views have any shape.
+fn wide(len: usize) -> u128 {
+    len as u128
+}
+
+/// Σ of products of sizes, at most `u128::MAX`.
+fn sum<const N: usize>(terms: [&[usize]; N]) -> u128 {
+    let product = |factors: &[usize]| factors.iter().fold(1, |product: u128, &len| product.saturating_mul(wide(len)));
+    terms.into_iter().map(product).fold(0, u128::saturating_add)
+}
+
 /// Multiply-adds count two.
 pub(super) fn flops<T: Element>(layer: &Interaction<'_, T>, n: usize) -> u128 {
-    let [n, k, i, j] = [n, layer.k, layer.i, layer.j].map(|len| len as u128);
+    let (k, i, j) = (layer.k, layer.i, layer.j);
     let core = match layer.core {
         Core::Absent => 0,
-        Core::Dense(_) => i.saturating_mul(j).saturating_mul(k),
-        Core::Cp { a, .. } => (a.shape()[1] as u128).saturating_mul(i + j + k),
+        Core::Dense(_) => sum([&[2, n, k, i, j]]),
+        Core::Cp { a, .. } => sum([i, j, k].map(|len| [2, n, a.shape()[1], len]).each_ref().map(|f| &f[..])),
     };
-    let linear = k * (layer.u.map_or(0, |_| i) + layer.v.map_or(0, |_| j));
-    n.saturating_mul(core.saturating_add(linear)).saturating_mul(2)
+    let (u, v) = (usize::from(layer.u.is_some()), usize::from(layer.v.is_some()));
+    core.saturating_add(sum([&[2, n, k, i, u], &[2, n, k, j, v]]))
 }
 
 /// Those of W′ and b′.
 pub(super) fn generate_flops<T: Element>(layer: &Interaction<'_, T>, groups: usize) -> u128 {
-    let [g, k, i, j] = [groups, layer.k, layer.i, layer.j].map(|len| len as u128);
+    let (k, i, j) = (layer.k, layer.i, layer.j);
     let core = match layer.core {
         Core::Absent => 0,
-        Core::Dense(_) => i.saturating_mul(j).saturating_mul(k),
-        Core::Cp { a, .. } => (a.shape()[1] as u128).saturating_mul(i + j.saturating_mul(k)),
+        Core::Dense(_) => sum([&[2, groups, k, i, j]]),
+        Core::Cp { a, .. } => {
+            let r = a.shape()[1];
+            sum([&[2, groups, r, i], &[2, groups, r, j, k]])
+        }
     };
-    g.saturating_mul(core.saturating_add(layer.u.map_or(0, |_| k * i))).saturating_mul(2)
+    core.saturating_add(sum([&[2, groups, k, i, usize::from(layer.u.is_some())]]))
 }
 
 /// Those of contracting z first, for `rows` rows of x in each of `groups` groups.
 pub(super) fn shared_flops<T: Element>(layer: &Interaction<'_, T>, groups: usize, rows: usize) -> u128 {
-    let [g, m, k, i, j] = [groups, rows, layer.k, layer.i, layer.j].map(|len| len as u128);
-    let Core::Cp { a, .. } = layer.core else {
-        let apply = g.saturating_mul(m).saturating_mul(k.saturating_mul(j)).saturating_mul(2);
-        return generate_flops(layer, groups).saturating_add(apply);
-    };
-    let r = a.shape()[1] as u128;
-    let (u, v) = (layer.u.map_or(0, |_| k * i), layer.v.map_or(0, |_| k * j));
-    let row = r.saturating_mul(j + k).saturating_add(u + v);
-    g.saturating_mul((r * i).saturating_add(m.saturating_mul(row))).saturating_mul(2)
+    let (k, i, j) = (layer.k, layer.i, layer.j);
+    let (u, v) = (usize::from(layer.u.is_some()), usize::from(layer.v.is_some()));
+    match layer.core {
+        Core::Cp { a, .. } => {
+            let r = a.shape()[1];
+            let core = sum([&[2, groups, r, i], &[2, groups, rows, r, j], &[2, groups, rows, r, k]]);
+            core.saturating_add(sum([&[2, groups, rows, k, i, u], &[2, groups, rows, k, j, v]]))
+        }
+        _ => generate_flops(layer, groups).saturating_add(sum([&[2, groups, rows, k, j]])),
+    }
 }
 
-/// Bytes of all weights.
-fn weight_bytes<T: Element>(layer: &Interaction<'_, T>) -> u128 {
-    let [k, i, j] = [layer.k, layer.i, layer.j].map(|len| len as u128);
+/// Bytes of all weights, and of `elements` of inputs and outputs.
+fn bytes<T: Element>(layer: &Interaction<'_, T>, elements: u128) -> u128 {
+    let (k, i, j) = (layer.k, layer.i, layer.j);
     let core = match layer.core {
         Core::Absent => 0,
-        Core::Dense(_) => i.saturating_mul(j).saturating_mul(k),
-        Core::Cp { a, lambda, .. } => (a.shape()[1] as u128) * (i + j + k + lambda.map_or(0, |_| 1)),
+        Core::Dense(_) => sum([&[k, i, j]]),
+        Core::Cp { a, lambda, .. } => {
+            let r = a.shape()[1];
+            sum([&[r, k], &[r, i], &[r, j], &[r, usize::from(lambda.is_some())]])
+        }
     };
-    let linear = layer.u.map_or(0, |_| k * i) + layer.v.map_or(0, |_| k * j) + layer.b.map_or(0, |_| k);
-    core.saturating_add(linear).saturating_mul(size_of::<T>() as u128)
+    let present = [layer.u.is_some(), layer.v.is_some(), layer.b.is_some()].map(usize::from);
+    let linear = sum([&[present[0], k, i], &[present[1], k, j], &[present[2], k]]);
+    core.saturating_add(linear).saturating_add(elements).saturating_mul(size_of::<T>() as u128)
 }
 
 /// The algorithm for a batch of `n`: the one forced, if it can compute the call, or the cheapest.
@@ -66,7 +85,9 @@ pub(super) fn choose<T: Element>(layer: &Interaction<'_, T>, context: &Context, 
             Some(algorithm) => refuse(algorithm, "W is absent"),
         },
         Core::Cp { a, b, c, .. } => {
-            let streams = few && cp::streams(&a, &b, &c);
+            // Of the factors as they are and as they were first given.
+            let unit = [a, b, c].map(|factor| factor.strides()[1]) == [1; 3] && layer.layout == [1; 3];
+            let streams = few && unit;
             let choice = |algorithm, small| Ok(Choice { algorithm, swap: false, small });
             match forced {
                 None | Some(Algorithm::CpStream) if streams => choice(Algorithm::CpStream, true),
@@ -112,8 +133,7 @@ pub(crate) fn plan<T: Element>(layer: &Interaction<'_, T>, n: usize) -> Result<P
             }
         }
     };
-    let rows = (n as u128) * (layer.k + layer.i + layer.j) as u128;
-    let bytes = weight_bytes(layer).saturating_add(rows.saturating_mul(size_of::<T>() as u128));
+    let bytes = bytes(layer, sum([&[n, layer.k], &[n, layer.i], &[n, layer.j]]));
     Ok(describe::<T>(&context, choice.algorithm, [flops, bytes], scratch, threads))
 }
 
@@ -127,9 +147,8 @@ pub(crate) fn plan_shared<T: Element>(layer: &Interaction<'_, T>, groups: usize,
         Some(p) => cp_scratch(&p, 1),
         None => size::<T>(&context::Blocks::new(&problem(layer, &context, groups), rows, threads).lengths),
     };
-    let row = (rows as u128).saturating_mul((layer.j + layer.k) as u128);
-    let elements = (groups as u128).saturating_mul(row.saturating_add(layer.i as u128));
-    let bytes = weight_bytes(layer).saturating_add(elements.saturating_mul(size_of::<T>() as u128));
+    let elements = sum([&[groups, layer.i], &[groups, rows, layer.j], &[groups, rows, layer.k]]);
+    let bytes = bytes(layer, elements);
     Ok(describe::<T>(&context, algorithm, [flops, bytes], scratch, threads))
 }
 

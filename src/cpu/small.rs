@@ -4,7 +4,7 @@
 //! among threads, the rows i are cut into parts of a fixed size, whose sums are added in order.
 
 use super::cache::parts;
-use super::kernels::{Fold, Stream, add_into};
+use super::kernels::{Fold, Stream, add_into, gather};
 use super::operand::Cube;
 use super::parallel::{self, Shared};
 use super::problem::Problem;
@@ -19,19 +19,26 @@ pub(crate) const ROWS: usize = 4;
 const FEATURES: usize = 4096;
 /// z⊗x is formed whole if it has at most this many elements: then it stays in L1 while K rows of W pass.
 const PRODUCTS: usize = 1024;
+/// Rows of U or V that are gathered at a time.
+const GATHERED: usize = 4;
 /// With fewer outputs than this, the rows i are cut.
 const FEW_OUTPUTS: usize = 16;
 /// Elements of W in a part of the rows.
 const PART: usize = 1 << 14;
 
-/// Lengths of scratch arrays: z, x, z⊗x, sums.
-pub(crate) fn lengths<T: Kernels>(p: &Problem<'_, T>) -> [usize; 4] {
-    let (i, j) = (p.i.next_multiple_of(16), p.j.next_multiple_of(16));
-    let products = if whole_product(p) { (p.i * p.j).next_multiple_of(16) } else { 0 };
-    [p.n * i, p.n * j, p.n * products, i_parts(p) * p.k * p.n]
+/// `len` rounded up to a multiple of every level's LANES; `usize::MAX`, which no scratch has, if that does not exist.
+pub(crate) fn pad(len: usize) -> usize {
+    len.checked_next_multiple_of(16).unwrap_or(usize::MAX)
 }
 
-/// Whether the kernels can read W in place. (U and V that they cannot are added by scalar code: their share is 1/J.)
+/// Lengths of scratch arrays: z, x, z⊗x, sums. Those too large for an address are `usize::MAX`, which `scratch` refuses.
+pub(crate) fn lengths<T: Kernels>(p: &Problem<'_, T>) -> [usize; 4] {
+    let products = if whole_product(p) { pad(p.i.saturating_mul(p.j)) } else { 0 };
+    let sums = i_parts(p).saturating_mul(p.k).saturating_mul(p.n);
+    [p.n.saturating_mul(pad(p.i)), p.n.saturating_mul(pad(p.j)), p.n.saturating_mul(products), sums]
+}
+
+/// Whether the kernels can read W in place. (U and V that they cannot are gathered: their share is 1/J.)
 pub(crate) fn streams<T: Kernels>(p: &Problem<'_, T>) -> bool {
     let unit = |strides: [isize; 3]| strides[2] == 1 || p.j <= 1;
     p.w.is_some_and(|w| unit(w.strides()) && unit(p.layout))
@@ -61,7 +68,7 @@ pub(crate) fn forward<T: Kernels>(
 ) -> Result<()> {
     let lengths = lengths(p);
     scratch::with(lengths, |[zs, xs, products, sums]| {
-        let (z_stride, x_stride) = (p.i.next_multiple_of(16), p.j.next_multiple_of(16));
+        let (z_stride, x_stride) = (pad(p.i), pad(p.j));
         // SAFETY: the scratch has these lengths; z and x have these shapes; y too.
         unsafe {
             copy_rows(p.table, z, zs, z_stride);
@@ -69,8 +76,8 @@ pub(crate) fn forward<T: Kernels>(
             std::slice::from_raw_parts_mut(sums, lengths[3]).fill(T::Acc::default());
             let call = Call { p, z: (zs, z_stride), x: (xs, x_stride), products, sums: Shared::new(sums) };
             call.add_weights(threads)?;
-            add_linear(p.table, p.u, (zs, z_stride), p.n, sums);
-            add_linear(p.table, p.v, (xs, x_stride), p.n, sums);
+            add_linear(p.table, p.u, (zs, z_stride), p.n, sums)?;
+            add_linear(p.table, p.v, (xs, x_stride), p.n, sums)?;
             write(p.b, sums, [p.n, p.k], y.as_mut_ptr(), y.strides());
         }
         Ok(())
@@ -113,8 +120,8 @@ pub(crate) unsafe fn add_linear<T: Kernels>(
     rows: Rows<T::Acc>,
     batch: usize,
     sums: *mut T::Acc,
-) {
-    let Some(weights) = weights else { return };
+) -> Result<()> {
+    let Some(weights) = weights else { return Ok(()) };
     let ([k, depth], [row_stride, column_stride]) = (weights.shape(), weights.strides());
     // SAFETY: rows and columns are within the weights; the rest is the caller's contract.
     unsafe {
@@ -134,17 +141,18 @@ pub(crate) unsafe fn add_linear<T: Kernels>(
                 y: sums,
                 fold: Fold::None,
             });
-            return;
+            return Ok(());
         }
-        for d in 0..depth {
-            for k in 0..k {
-                let offset = k as isize * row_stride + d as isize * column_stride;
-                let weight = (*weights.as_ptr().wrapping_offset(offset)).to_acc();
-                for n in 0..batch {
-                    *sums.add(k * batch + n) += weight * *rows.0.add(n * rows.1 + d);
-                }
+        // Other layouts are gathered, some rows at a time, and then added in the same order.
+        scratch::with::<T, 1, ()>([GATHERED.saturating_mul(depth)], |[buffer]| {
+            for (first, outs) in parts(k, GATHERED, 1) {
+                let from = weights.as_ptr().wrapping_offset((first as isize).wrapping_mul(row_stride));
+                gather(from, (row_stride, column_stride), (outs, depth), buffer, depth, |weight| weight);
+                let contiguous = View::from_raw_parts(buffer.cast_const(), [outs, depth], [depth as isize, 1]);
+                add_linear(table, Some(contiguous), rows, batch, sums.add(first * batch))?;
             }
-        }
+            Ok(())
+        })
     }
 }
 
