@@ -205,8 +205,8 @@ impl Context {
         Ok(Context { threads: Some(NonZeroUsize::new(threads).ok_or(Error::Threads)?), ..self })
     }
 
-    /// The same with this algorithm forced, for tests and benchmarks. A call it cannot compute gives
-    /// [`Error::Algorithm`].
+    /// The same with this algorithm forced, for tests and benchmarks. A batch that it cannot compute gives
+    /// [`Error::Algorithm`]. Shared contexts and generated layers have one algorithm each, whatever is forced.
     pub fn with_algorithm(self, algorithm: Algorithm) -> Self {
         Context { algorithm: Some(algorithm), ..self }
     }

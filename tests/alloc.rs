@@ -63,7 +63,7 @@ fn repeated(mut work: impl FnMut()) -> usize {
 }
 
 /// Calls of every kind with one layer, into buffers that exist.
-fn check_repeated<T: Element>(layer: Interaction<'_, T>, data: &Dense<T>, what: &str, dense: bool) {
+fn check_repeated<T: Element>(layer: Interaction<'_, T>, data: &Dense<T>, what: &str) {
     let [n, _, j, k] = data.sizes;
     let mut y = Tensor::zeros([n, k]).unwrap();
     let calls = repeated(|| layer.forward_into(data.z(), data.x(), y.view_mut()).unwrap());
@@ -75,11 +75,9 @@ fn check_repeated<T: Element>(layer: Interaction<'_, T>, data: &Dense<T>, what: 
     let z_one = data.z().slice(0, 0..1).unwrap();
     let calls = repeated(|| layer.forward_shared_into(z_one, x, shared.view_mut()).unwrap());
     assert_eq!(calls, 0, "forward_shared_into allocated: {what}");
-    if dense {
-        let (mut weights, mut bias) = (Tensor::zeros([groups, k, j]).unwrap(), Tensor::zeros([groups, k]).unwrap());
-        let calls = repeated(|| layer.generate_into(z, weights.view_mut(), bias.view_mut()).unwrap());
-        assert_eq!(calls, 0, "generate_into allocated: {what}");
-    }
+    let (mut weights, mut bias) = (Tensor::zeros([groups, k, j]).unwrap(), Tensor::zeros([groups, k]).unwrap());
+    let calls = repeated(|| layer.generate_into(z, weights.view_mut(), bias.view_mut()).unwrap());
+    assert_eq!(calls, 0, "generate_into allocated: {what}");
     // Making a layer, planning and preparing's `layer()` are free as well.
     let prepared = layer.prepare().unwrap();
     let calls = repeated(|| {
@@ -108,19 +106,22 @@ fn all_repeated<T: Element>(threads: usize) {
                     let _ = data.layer().with_context(context).forward(data.z(), data.x());
                     let _ = data.layer().with_context(context).generate(data.z());
                 });
-                check_repeated(data.layer().with_context(context), &data, &what, true);
+                check_repeated(data.layer().with_context(context), &data, &what);
                 let w = View::new(&data.w, [sizes[3], sizes[2], sizes[1]]).unwrap().permute([0, 2, 1]).unwrap();
                 let transposed = Interaction::dense(w).unwrap().with_context(context);
                 warm_up(|| drop(transposed.forward(data.z(), data.x())));
-                check_repeated(transposed, &data, &format!("{what} transposed"), true);
+                check_repeated(transposed, &data, &format!("{what} transposed"));
             }
         }
         for sizes in [[1, 16, 16, 16, 8], [4, 300, 400, 500, 600], [70, 90, 80, 70, 60]] {
             let data = Cp::<T>::uniform(sizes, 1);
             let layer = data.layer().with_context(base.with_simd(level).unwrap());
-            warm_up(|| drop(layer.forward(data.rest.z(), data.rest.x())));
+            warm_up(|| {
+                let _ = layer.forward(data.rest.z(), data.rest.x());
+                let _ = layer.generate(data.rest.z());
+            });
             let what = format!("{} {sizes:?} {level} CP, {threads} threads", T::DTYPE);
-            check_repeated(layer, &data.rest, &what, false);
+            check_repeated(layer, &data.rest, &what);
         }
     }
 }

@@ -266,8 +266,8 @@ fn plan() {
         let layer = data.layer().with_context(context);
         let plan = layer.plan_shared(6, 50).unwrap();
         assert_eq!(plan.algorithm, Algorithm::ContractContext);
-        // Contract, then apply; U once for each group, V with W.
-        let contract = 2 * 6 * (20 * 30 * 40 + 40 * 20 + 40 * 30);
+        // Contract, then apply; U once for each group; V is added to the result without a multiplication.
+        let contract = 2 * 6 * (20 * 30 * 40 + 40 * 20);
         assert_eq!(plan.flops, contract + 2 * 6 * 50 * 30 * 40);
         let weights = 40 * 20 * 30 + 40 * 20 + 40 * 30 + 40;
         assert_eq!(plan.bytes, 4 * (weights + 6 * (20 + 50 * (30 + 40))));
@@ -275,7 +275,7 @@ fn plan() {
     }
     let cp = Cp::<f32>::uniform([1, 20, 30, 40, 5], 1);
     let plan = cp.layer().plan_shared(6, 50).unwrap();
-    assert_eq!((plan.algorithm, plan.flops), (Algorithm::CpBlocked, 2 * 300 * (5 * 90 + 40 * 50)));
+    assert_eq!((plan.algorithm, plan.flops), (Algorithm::CpBlocked, 2 * (6 * 5 * 20 + 300 * (5 * 70 + 40 * 50))));
 }
 
 for_each_dtype!(

@@ -91,7 +91,6 @@ pub(crate) fn forward_shared<T: Element>(
     let context = layer.context()?;
     context.device().check()?;
     let [groups, rows, _] = x.shape();
-    plan::choose_shared(layer, &context)?;
     if groups == 0 || rows == 0 || layer.k == 0 {
         return Ok(());
     }
@@ -113,7 +112,6 @@ pub(crate) fn generate<T: Element>(
 ) -> Result<()> {
     let context = layer.context()?;
     context.device().check()?;
-    plan::choose_shared(layer, &context)?;
     let groups = z.shape()[0];
     if groups == 0 || layer.k == 0 {
         return Ok(());

@@ -102,16 +102,10 @@ pub(super) fn choose<T: Element>(layer: &Interaction<'_, T>, context: &Context, 
 }
 
 /// The algorithm for a shared context.
-pub(super) fn choose_shared<T: Element>(layer: &Interaction<'_, T>, context: &Context) -> Result<Algorithm> {
-    let algorithm = match layer.core {
+fn shared_algorithm<T: Element>(layer: &Interaction<'_, T>) -> Algorithm {
+    match layer.core {
         Core::Cp { .. } => Algorithm::CpBlocked,
         _ => Algorithm::ContractContext,
-    };
-    match context.algorithm() {
-        Some(forced) if forced != algorithm => {
-            Err(Error::Algorithm { algorithm: forced, reason: "a shared context is always contracted first" })
-        }
-        _ => Ok(algorithm),
     }
 }
 
@@ -140,7 +134,6 @@ pub(crate) fn plan<T: Element>(layer: &Interaction<'_, T>, n: usize) -> Result<P
 pub(crate) fn plan_shared<T: Element>(layer: &Interaction<'_, T>, groups: usize, rows: usize) -> Result<Plan> {
     let context = layer.context()?;
     context.device().check()?;
-    let algorithm = choose_shared(layer, &context)?;
     let flops = shared_flops(layer, groups, rows);
     let threads = parallel::threads(&context, flops);
     let scratch = match cp_problem(layer, &context, rows) {
@@ -149,7 +142,7 @@ pub(crate) fn plan_shared<T: Element>(layer: &Interaction<'_, T>, groups: usize,
     };
     let elements = sum([&[groups, layer.i], &[groups, rows, layer.j], &[groups, rows, layer.k]]);
     let bytes = bytes(layer, elements);
-    Ok(describe::<T>(&context, algorithm, [flops, bytes], scratch, threads))
+    Ok(describe::<T>(&context, shared_algorithm(layer), [flops, bytes], scratch, threads))
 }
 
 fn size<T: Element>(lengths: &[usize]) -> usize {
