@@ -43,7 +43,7 @@ impl Axes {
     pub const ZX_OUT: Axes = Axes([Axis::Z, Axis::X, Axis::Out]);
     /// `[x, z, out]`: einsum `nj,ni,jik->nk`.
     pub const XZ_OUT: Axes = Axes([Axis::X, Axis::Z, Axis::Out]);
-    /// `[x, out, z]`: biaffine parsers that store xᵀ W[out] z with the outputs in the middle.
+    /// `[x, out, z]`: biaffine parsers that store xᵀ W z with the outputs in the middle.
     pub const X_OUT_Z: Axes = Axes([Axis::X, Axis::Out, Axis::Z]);
 
     /// Any order. Errors: [`Error::Axes`] if an axis is named twice.

@@ -103,7 +103,7 @@ impl<'a, T: Element> Interaction<'a, T> {
         Self::new(outputs, z_features, x_features, Core::Absent)
     }
 
-    /// The layer of `torch.nn.Bilinear(in1, in2, out)` called as `bilinear(z, x)`: `weight` [out, in1, in2] and `bias` [out].
+    /// The layer of `torch.nn.Bilinear(in1, in2, out)` called as `bilinear(z, x)`: `weight` [out, in1, in2] and `bias` \[out\].
     /// Errors: [`crate::Error::Shape`].
     pub fn torch_bilinear(weight: View<'a, T, 3>, bias: Option<View<'a, T, 1>>) -> Result<Self> {
         let layer = Self::dense(weight)?;
@@ -113,7 +113,7 @@ impl<'a, T: Element> Interaction<'a, T> {
         }
     }
 
-    /// The same with weights `lambda` [R] of the CP components.
+    /// The same with weights `lambda` \[R\] of the CP components.
     /// Errors: [`crate::Error::Shape`]: a form that is not CP has no components, so its rank counts as 0.
     pub fn with_lambda(mut self, weights: View<'a, T, 1>) -> Result<Self> {
         check("lambda", "rank", self.rank().unwrap_or(0), weights.shape()[0])?;
@@ -142,7 +142,7 @@ impl<'a, T: Element> Interaction<'a, T> {
         Ok(self)
     }
 
-    /// The same with the bias `b` [K]. Errors: [`crate::Error::Shape`].
+    /// The same with the bias `b` \[K\]. Errors: [`crate::Error::Shape`].
     #[inline]
     pub fn with_b(mut self, b: View<'a, T, 1>) -> Result<Self> {
         check("b", "outputs", self.k, b.shape()[0])?;

@@ -1,5 +1,56 @@
-//! Placeholder
-#![allow(dead_code)]
+//! Multiplicative interactions of two vectors, by kernels made for them.
+//!
+//! ```text
+//! y = zᵀWx + zᵀU + Vx + b        y[k] = Σᵢⱼ W[k,i,j] z[i] x[j] + Σᵢ U[k,i] z[i] + Σⱼ V[k,j] x[j] + b[k]
+//! ```
+//!
+//! [`Interaction`] is the operation: W dense or a CP decomposition, any of W, U, V and b absent, over borrowed strided
+//! [`View`]s of `f32`, `f64`, [`struct@f16`] or [`bf16`]. Axes are named `out`, `z` and `x`, and [`Axes`] turns other libraries'
+//! orders into this crate's.
+//!
+//! # Example
+//!
+//! ```rust
+//! use trilinear::{Interaction, View};
+//!
+//! // Two outputs of z (3 features) and x (2 features), and a batch of two rows.
+//! let w = [1.0f32, 0.0, 0.0, 1.0, 0.0, 0.0, /* k = 1 */ 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]; // [2, 3, 2]
+//! let u = [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]; // [2, 3]
+//! let b = [0.5, -0.5];
+//! let layer = Interaction::dense(View::new(&w, [2, 3, 2])?)?.with_u(View::new(&u, [2, 3])?)?.with_b(View::vector(&b))?;
+//!
+//! let z = [1.0, 2.0, 3.0, 0.0, 1.0, 0.0];
+//! let x = [10.0, 20.0, 30.0, 40.0];
+//! let y = layer.forward(View::new(&z, [2, 3])?, View::new(&x, [2, 2])?)?;
+//! assert_eq!(y.as_slice(), [53.5, 89.5, 40.5, -0.5]);
+//! # Ok::<(), trilinear::Error>(())
+//! ```
+//!
+//! # Where to find what
+//!
+//! | to | use |
+//! |---|---|
+//! | compute a batch | [`Interaction::forward`], and [`forward_into`](Interaction::forward_into) into memory of your own |
+//! | let one z meet many x | [`Interaction::forward_shared`] |
+//! | get the linear layers that z generates | [`Interaction::generate`] |
+//! | use the same weights many times | [`Interaction::prepare`] |
+//! | see what a call will do | [`Interaction::plan`] |
+//! | choose device, SIMD level, threads | [`Context`], or the variables `TRILINEAR_DEVICE` and `TRILINEAR_SIMD` |
+//! | know how exact results are | [`mod@reference`], the definition as plain loops with the error bound |
+//! | know what this machine can do | [`machine`] |
+//!
+//! # Promises
+//!
+//! * **Accuracy**: each element keeps the bound of [`mod@reference`].
+//! * **Determinism**: the same call gives the same bits on the same processor and SIMD level, for any number of threads.
+//! * **Memory**: no intermediate that grows with N·I·J or N·K·I; scratch is reused from call to call.
+//! * **Errors**: every wrong input is a typed [`Error`] that names the operand; nothing panics on user input.
+//!
+//! # Features
+//!
+//! `cuda` (default): the search for an NVIDIA driver at run time; its kernels are not written yet, and [`Device::Cuda`] gives
+//! [`Error::Device`]. `ndarray`: views from and to `ndarray` arrays. `cli`: the `trilinear` command.
+
 mod axes;
 mod cpu;
 mod cuda;
@@ -9,7 +60,7 @@ mod error;
 mod interaction;
 pub mod machine;
 #[cfg(feature = "ndarray")]
-mod ndarray;
+pub mod ndarray;
 mod plan;
 mod prepared;
 pub mod presets;
@@ -27,3 +78,8 @@ pub use plan::{Algorithm, Plan};
 pub use prepared::Prepared;
 pub use tensor::Tensor;
 pub use view::{View, ViewMut};
+
+/// The README's examples, as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

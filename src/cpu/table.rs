@@ -8,8 +8,6 @@ pub(crate) struct Arithmetic<A> {
     pub(crate) gemm: unsafe fn(&Gemm<A>),
     pub(crate) fused_dot: unsafe fn(&FusedDot<A>),
     pub(crate) form_khatri_rao: unsafe fn(&FormKhatriRao<A>),
-    /// [`super::kernels::pack`] of accumulators.
-    pub(crate) transpose: unsafe fn(&Pack<A, A>),
     /// Independent FMAs, 12·LANES in each of so many rounds: what the peak is measured with.
     pub(crate) peak: unsafe fn(usize) -> A,
     /// The sum of so many elements: what the read bandwidth is measured with.
@@ -106,11 +104,6 @@ macro_rules! arithmetic {
                 unsafe { kernels::form_khatri_rao::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn transpose(args: &kernels::Pack<A, A>) {
-                // SAFETY: as above.
-                unsafe { kernels::pack::<$simd, A>(args) }
-            }
-            $(#[target_feature(enable = $feature)])?
             unsafe fn peak(rounds: usize) -> A {
                 // SAFETY: as above.
                 unsafe { kernels::peak::<$simd>(rounds) }
@@ -120,7 +113,7 @@ macro_rules! arithmetic {
                 // SAFETY: as above.
                 unsafe { kernels::read::<$simd>(from, len) }
             }
-            crate::cpu::table::Arithmetic { gemm, fused_dot, form_khatri_rao, transpose, peak, read }
+            crate::cpu::table::Arithmetic { gemm, fused_dot, form_khatri_rao, peak, read }
         };
     };
 }
