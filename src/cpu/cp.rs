@@ -538,6 +538,7 @@ impl<'a, T: Kernels> Problem<'a, T> {
                     batch: self.n,
                     y: sums,
                     fold: Fold::None,
+                    from_memory: true,
                 });
                 super::small::add_linear(table, self.u, (zs, pad(self.b.shape()[0])), self.n, sums)?;
                 super::small::add_linear(table, self.v, (xs, pad(self.c.shape()[0])), self.n, sums)?;

@@ -62,23 +62,24 @@ pub(crate) fn forward<T: Element>(
     let context = layer.context()?;
     context.device().check()?;
     let n = x.shape()[0];
-    let choice = plan::choose(layer, &context, n)?;
+    let p = problem(layer, &context, n);
+    let choice = plan::choose(layer, &context, &p)?;
     if n == 0 || layer.k == 0 {
         return Ok(());
     }
-    let threads = parallel::threads(&context, plan::flops(layer, n));
+    let threads = parallel::threads(&context, plan::work(layer, n));
+    if choice.small && !matches!(layer.core, Core::Cp { .. }) {
+        let (p, z, x) = if choice.swap { (p.swap(), x, z) } else { (p, z, x) };
+        return small::forward(&p, z, x, y, threads);
+    }
     if let Some(p) = cp_problem(layer, &context, n) {
         return match choice.algorithm {
             Algorithm::CpStream => p.forward_small(z, x, y),
             _ => p.forward(z, x, y, threads),
         };
     }
-    let p = problem(layer, &context, n);
-    let p = if choice.small { p } else { prepared(layer, p) };
+    let p = prepared(layer, p);
     let (p, z, x) = if choice.swap { (p.swap(), x, z) } else { (p, z, x) };
-    if choice.small {
-        return small::forward(&p, z, x, y, threads);
-    }
     dense::forward(&p, z, x, y, choice.algorithm, threads)
 }
 
@@ -94,7 +95,7 @@ pub(crate) fn forward_shared<T: Element>(
     if groups == 0 || rows == 0 || layer.k == 0 {
         return Ok(());
     }
-    let threads = parallel::threads(&context, plan::shared_flops(layer, groups, rows));
+    let threads = parallel::threads(&context, plan::shared_flops(layer, groups, rows) as f64);
     match cp_problem(layer, &context, rows) {
         Some(p) => p.forward_shared(z, x, y, threads),
         None => {
@@ -116,7 +117,7 @@ pub(crate) fn generate<T: Element>(
     if groups == 0 || layer.k == 0 {
         return Ok(());
     }
-    let threads = parallel::threads(&context, plan::generate_flops(layer, groups));
+    let threads = parallel::threads(&context, plan::generate_flops(layer, groups) as f64);
     let Some(cp) = cp_problem(layer, &context, groups) else {
         let p = prepared(layer, problem(layer, &context, groups));
         return context::run(&p, z, Target::Generate(weights, bias), threads);

@@ -8,12 +8,12 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 use crate::{Context, Error, Result};
 
 /// Below this many FLOPs for each thread, waking another one costs more than it brings: some 10 µs of one core.
-const FLOPS_PER_THREAD: u128 = 1_000_000;
+const FLOPS_PER_THREAD: f64 = 1e6;
 
 /// How many threads a call of `flops` is worth.
 #[inline]
-pub(crate) fn threads(context: &Context, flops: u128) -> usize {
-    let worth = usize::try_from(flops / FLOPS_PER_THREAD).unwrap_or(usize::MAX).max(1);
+pub(crate) fn threads(context: &Context, flops: f64) -> usize {
+    let worth = ((flops / FLOPS_PER_THREAD) as usize).max(1); // a cast of what is too large gives the largest number
     match context.threads() {
         Some(1) => 1,
         _ if worth == 1 => 1, // without asking rayon, which would start its pool

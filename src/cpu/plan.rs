@@ -1,6 +1,7 @@
 //! Which algorithm a call takes, and what it costs: what [`crate::Plan`] tells and the drivers do.
 
 use super::cost::{self, Choice};
+use super::problem::Problem;
 use super::{context, cp, cp_problem, dense, parallel, problem, scratch, small};
 use crate::interaction::Core;
 use crate::{Algorithm, Context, Element, Error, Interaction, Plan, Result};
@@ -26,6 +27,18 @@ pub(super) fn flops<T: Element>(layer: &Interaction<'_, T>, n: usize) -> u128 {
     };
     let (u, v) = (usize::from(layer.u.is_some()), usize::from(layer.v.is_some()));
     core.saturating_add(sum([&[2, n, k, i, u], &[2, n, k, j, v]]))
+}
+
+/// The same, roughly, in the few nanoseconds that a tiny call has.
+#[inline]
+pub(super) fn work<T: Element>(layer: &Interaction<'_, T>, n: usize) -> f64 {
+    let [n, k, i, j] = [n, layer.k, layer.i, layer.j].map(|len| len as f64);
+    let core = match layer.core {
+        Core::Absent => 0.0,
+        Core::Dense(_) => i * j * k,
+        Core::Cp { a, .. } => a.shape()[1] as f64 * (i + j + k),
+    };
+    2.0 * n * (core + if layer.u.is_some() { i * k } else { 0.0 } + if layer.v.is_some() { j * k } else { 0.0 })
 }
 
 /// Those of W′ and b′.
@@ -74,12 +87,12 @@ fn bytes<T: Element>(layer: &Interaction<'_, T>, elements: u128) -> u128 {
 
 /// The algorithm for a batch of `n`: the one forced, if it can compute the call, or the cheapest.
 #[inline]
-pub(super) fn choose<T: Element>(layer: &Interaction<'_, T>, context: &Context, n: usize) -> Result<Choice> {
+pub(super) fn choose<T: Element>(layer: &Interaction<'_, T>, context: &Context, p: &Problem<'_, T>) -> Result<Choice> {
     let forced = context.algorithm();
     let refuse = |algorithm, reason| Err(Error::Algorithm { algorithm, reason });
-    let few = n <= small::ROWS;
+    let few = p.n <= small::ROWS;
     match layer.core {
-        Core::Dense(_) => cost::choose(&problem(layer, context, n), forced),
+        Core::Dense(_) => cost::choose(p, forced),
         Core::Absent => match forced {
             None | Some(Algorithm::Linear) => Ok(Choice { algorithm: Algorithm::Linear, swap: false, small: few }),
             Some(algorithm) => refuse(algorithm, "W is absent"),
@@ -112,14 +125,14 @@ fn shared_algorithm<T: Element>(layer: &Interaction<'_, T>) -> Algorithm {
 pub(crate) fn plan<T: Element>(layer: &Interaction<'_, T>, n: usize) -> Result<Plan> {
     let context = layer.context()?;
     context.device().check()?;
-    let choice = choose(layer, &context, n)?;
+    let p = problem(layer, &context, n);
+    let choice = choose(layer, &context, &p)?;
     let flops = flops(layer, n);
-    let threads = parallel::threads(&context, flops);
+    let threads = parallel::threads(&context, work(layer, n));
     let scratch = match cp_problem(layer, &context, n) {
         Some(p) if choice.small => size::<T>(&cp::small_lengths(&p)),
         Some(p) => cp_scratch(&p, threads),
         None => {
-            let p = problem(layer, &context, n);
             let p = if choice.swap { p.swap() } else { p };
             match choice.small {
                 true => size::<T>(&small::lengths(&p)),
@@ -135,7 +148,7 @@ pub(crate) fn plan_shared<T: Element>(layer: &Interaction<'_, T>, groups: usize,
     let context = layer.context()?;
     context.device().check()?;
     let flops = shared_flops(layer, groups, rows);
-    let threads = parallel::threads(&context, flops);
+    let threads = parallel::threads(&context, flops as f64);
     let scratch = match cp_problem(layer, &context, rows) {
         Some(p) => cp_scratch(&p, 1),
         None => size::<T>(&context::Blocks::new(&problem(layer, &context, groups), rows, threads).lengths),

@@ -33,7 +33,7 @@ pub(crate) fn pad(len: usize) -> usize {
 
 /// Lengths of scratch arrays: z, x, z⊗x, sums. Those too large for an address are `usize::MAX`, which `scratch` refuses.
 pub(crate) fn lengths<T: Kernels>(p: &Problem<'_, T>) -> [usize; 4] {
-    let products = if whole_product(p) { pad(p.i.saturating_mul(p.j)) } else { 0 };
+    let products = if whole_product(p) { pad(p.i.saturating_mul(p.j)).saturating_add(16) } else { 0 };
     let sums = i_parts(p).saturating_mul(p.k).saturating_mul(p.n);
     [p.n.saturating_mul(pad(p.i)), p.n.saturating_mul(pad(p.j)), p.n.saturating_mul(products), sums]
 }
@@ -140,6 +140,7 @@ pub(crate) unsafe fn add_linear<T: Kernels>(
                 batch,
                 y: sums,
                 fold: Fold::None,
+                from_memory: true,
             });
             return Ok(());
         }
@@ -168,12 +169,12 @@ pub(crate) unsafe fn write<T: Kernels>(
     to: *mut T,
     [sn, sk]: [isize; 2],
 ) {
-    for out in 0..k {
-        let bias = bias.and_then(|b| b.get([out])).map_or(T::Acc::default(), T::to_acc);
-        for row in 0..n {
-            let offset = row as isize * sn + out as isize * sk;
+    for row in 0..n {
+        let to = to.wrapping_offset(row as isize * sn);
+        for out in 0..k {
+            let bias = bias.map_or(T::Acc::default(), |b| b.get([out]).unwrap_or_default().to_acc());
             // SAFETY: the caller's contract.
-            unsafe { *to.wrapping_offset(offset) = T::from_acc(*sums.add(out * n + row) + bias) };
+            unsafe { *to.wrapping_offset(out as isize * sk) = T::from_acc(*sums.add(out * n + row) + bias) };
         }
     }
 }
@@ -213,6 +214,7 @@ impl<T: Kernels> Call<'_, T> {
                 batch: p.n,
                 y: self.sums.get(),
                 fold: Fold::Rows,
+                from_memory: size_of::<T>().saturating_mul(p.k).saturating_mul(p.i).saturating_mul(p.j) > p.caches.l1,
             };
             if whole_product(p) {
                 let stride = self.form_products();
@@ -263,19 +265,15 @@ impl<T: Kernels> Call<'_, T> {
     /// z⊗x of each row; returns the distance between rows.
     unsafe fn form_products(&self) -> usize {
         let (p, len) = (self.p, self.p.i * self.p.j);
-        let stride = len.next_multiple_of(16);
-        // SAFETY: `products` has n rows of `stride`.
+        let stride = pad(len) + 16;
+        // SAFETY: `products` has n rows of `stride`: room for a vector past the last product. What lies there must be
+        // zero, and is 0·z until then, which may be NaN.
         unsafe {
             for n in 0..p.n {
-                let to = std::slice::from_raw_parts_mut(self.products.add(n * stride), stride);
+                let to = self.products.add(n * stride);
                 let z = std::slice::from_raw_parts(self.z.0.add(n * self.z.1), p.i);
-                let x = std::slice::from_raw_parts(self.x.0.add(n * self.x.1), p.j);
-                to[len..].fill(T::Acc::default());
-                for (to, &z) in to.chunks_exact_mut(p.j).zip(z) {
-                    for (to, &x) in to.iter_mut().zip(x) {
-                        *to = z * x;
-                    }
-                }
+                (p.table.arithmetic.outer)(z, self.x.0.add(n * self.x.1), p.j, to);
+                std::slice::from_raw_parts_mut(to.add(len), stride - len).fill(T::Acc::default());
             }
         }
         stride

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! Lane sums are kept in vectors until an output is complete. R·N accumulators and N vectors of x fit the registers:
-//! 4 + 1, 4·2 + 2, 2·3 + 3, 2·4 + 4. The arithmetic is at most N FMAs for LANES elements of W; from memory, W takes longer.
+//! 8 + 1 or 4 + 1, 2·2 + 2, 2·3 + 3, 2·4 + 4. The arithmetic is at most N FMAs for LANES elements of W; from memory, W takes longer.
 
-use crate::cpu::simd::{Kernels, Widen};
+use crate::cpu::simd::{Kernels, Simd, Widen};
 
 /// Bytes that W is brought in advance of the next rows: some 100 ns of a core's bandwidth.
 const AHEAD: usize = 8192;
@@ -40,6 +40,8 @@ pub(crate) struct Stream<T, A> {
     /// [outs or rows][batch], added to.
     pub(crate) y: *mut A,
     pub(crate) fold: Fold,
+    /// Whether W is too large to be in L1, so that it pays to ask for it in advance.
+    pub(crate) from_memory: bool,
 }
 
 /// # Safety
@@ -54,7 +56,7 @@ pub(crate) unsafe fn stream<S: Widen<T>, T: Kernels<Acc = S::Acc>>(s: &Stream<T,
             (2, Fold::Rows) => fold::<S, T, 2, 2>(s),
             (3, Fold::Rows) => fold::<S, T, 2, 3>(s),
             (4, Fold::Rows) => fold::<S, T, 2, 4>(s),
-            (1, Fold::None) => plain::<S, T, 4, 1>(s),
+            (1, Fold::None) => plain::<S, T, 8, 1>(s),
             (2, Fold::None) => plain::<S, T, 4, 2>(s),
             (3, Fold::None) => plain::<S, T, 2, 3>(s),
             (4, Fold::None) => plain::<S, T, 2, 4>(s),
@@ -148,9 +150,10 @@ unsafe fn dots<S: Widen<T>, T: Kernels<Acc = S::Acc>, const R: usize, const N: u
         let whole = s.depth / S::LANES * S::LANES;
         // The R rows are R streams for the hardware, too short to be followed; together they are one, `AHEAD` in front.
         let mut ahead = w.wrapping_byte_add(AHEAD).wrapping_offset(R as isize * s.row_stride);
+        let step = if s.from_memory { R * S::LANES } else { 0 };
         for d in (0..whole).step_by(S::LANES) {
             let mut at = ahead;
-            ahead = ahead.wrapping_add(R * S::LANES);
+            ahead = ahead.wrapping_add(step);
             while at < ahead {
                 S::prefetch(at.cast());
                 at = at.wrapping_byte_add(64);
@@ -258,6 +261,25 @@ unsafe fn columns<S: Widen<T>, T, const V: usize>(
         }
         for (v, &sum) in sums.iter().enumerate() {
             S::store(to.add(column + v * S::LANES), sum);
+        }
+    }
+}
+
+/// z⊗x of one row of the batch: to\[i·J + j\] = z\[i\] · x\[j\], by whole vectors. What a row sticks out is overwritten by
+/// the next one; the last may write up to LANES − 1 elements past I·J. x is padded as in [`Stream`].
+///
+/// # Safety
+///
+/// See [`super`].
+#[inline(always)]
+pub(crate) unsafe fn outer<S: Simd>(z: &[S::Acc], x: *const S::Acc, columns: usize, to: *mut S::Acc) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        for (i, &z) in z.iter().enumerate() {
+            let (z, to) = (S::splat(z), to.add(i * columns));
+            for j in (0..columns).step_by(S::LANES) {
+                S::store(to.add(j), S::mul(z, S::load(x.add(j))));
+            }
         }
     }
 }
