@@ -70,7 +70,7 @@ impl Blocks {
         let size = size_of::<T::Acc>();
         let [k, r] = p.a.shape();
         let (i, j) = (p.b.shape()[0], p.c.shape()[0]);
-        let most = if threads > 1 { ROWS.min(p.n.div_ceil(2 * threads)) } else { ROWS };
+        let most = if threads > 1 { ROWS.min(p.n.div_ceil(4 * threads)) } else { ROWS };
         let nc = part(p.n, most.next_multiple_of(table.nr), table.nr).max(1);
         let rc = part(r, COMPONENTS, table.mr).next_multiple_of(table.mr).max(table.mr);
         let kb = part(k, OUTPUT_BYTES / size / nc, table.mr).next_multiple_of(table.mr).max(table.mr);
@@ -370,10 +370,18 @@ impl<T: Kernels> Task<'_, T> {
             return;
         }
         for n in 0..self.n.1 {
-            for k in 0..self.k.1 {
-                let offset = ((self.n.0 + n) as isize).wrapping_mul(sn) + ((self.k.0 + k) as isize).wrapping_mul(sk);
-                // SAFETY: rows and columns of this block.
-                unsafe { *to.wrapping_offset(offset) = T::from_acc(*y.first.add(n * y.distance + k)) };
+            let to = to.wrapping_offset(((self.n.0 + n) as isize).wrapping_mul(sn));
+            let to = to.wrapping_offset((self.k.0 as isize).wrapping_mul(sk));
+            // SAFETY: rows and columns of this block, in scratch and in y.
+            unsafe {
+                let from = std::slice::from_raw_parts(y.first.add(n * y.distance), self.k.1);
+                if sk == 1 {
+                    T::narrow(from, std::slice::from_raw_parts_mut(to, self.k.1));
+                    continue;
+                }
+                for (k, &sum) in from.iter().enumerate() {
+                    *to.wrapping_offset(k as isize * sk) = T::from_acc(sum);
+                }
             }
         }
     }

@@ -13,6 +13,7 @@ mod avx512;
 mod neon;
 mod portable;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::table::Table;
@@ -135,12 +136,14 @@ pub(crate) trait Kernels: Copy + Default + Send + Sync + 'static {
 
     fn to_acc(self) -> Self::Acc;
     fn from_acc(value: Self::Acc) -> Self;
+    /// As many as both have, with the processor's conversion where it has one.
+    fn narrow(from: &[Self::Acc], to: &mut [Self]);
     /// The kernels of this level. The capability is the proof that they may be called.
     fn table(capability: Capability) -> &'static Table<Self>;
 }
 
 macro_rules! kernels {
-    ($storage:ty, $acc:ty, $in_place:literal, $to:expr, $from:expr, $table:ident) => {
+    ($storage:ty, $acc:ty, $in_place:literal, $to:expr, $from:expr, $narrow:expr, $table:ident) => {
         impl Kernels for $storage {
             type Acc = $acc;
             const IN_PLACE: bool = $in_place;
@@ -152,6 +155,11 @@ macro_rules! kernels {
             #[inline(always)]
             fn from_acc(value: $acc) -> Self {
                 $from(value)
+            }
+            #[inline]
+            fn narrow(from: &[$acc], to: &mut [Self]) {
+                let len = from.len().min(to.len());
+                $narrow(&from[..len], &mut to[..len])
             }
             #[inline]
             fn table(capability: Capability) -> &'static Table<Self> {
@@ -168,7 +176,7 @@ macro_rules! kernels {
         }
     };
 }
-kernels!(f32, f32, true, |v| v, |v| v, F32);
-kernels!(f64, f64, true, |v| v, |v| v, F64);
-kernels!(f16, f32, false, f16::to_f32, f16::from_f32, F16);
-kernels!(bf16, f32, false, bf16::to_f32, bf16::from_f32, BF16);
+kernels!(f32, f32, true, |v| v, |v| v, |from, to: &mut [f32]| to.copy_from_slice(from), F32);
+kernels!(f64, f64, true, |v| v, |v| v, |from, to: &mut [f64]| to.copy_from_slice(from), F64);
+kernels!(f16, f32, false, f16::to_f32, f16::from_f32, |from, to: &mut [f16]| to.convert_from_f32_slice(from), F16);
+kernels!(bf16, f32, false, bf16::to_f32, bf16::from_f32, |from, to: &mut [bf16]| to.convert_from_f32_slice(from), BF16);
