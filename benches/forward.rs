@@ -7,11 +7,12 @@
 //! With `-- --test` everything runs once, and each baseline's result must equal ours: the data are multiples of ½ so
 //! small that every sum is exact.
 
+#[path = "../src/bin/trilinear/baselines.rs"]
 mod baselines;
 
 use std::time::Duration;
 
-use baselines::{Float, Library, Sizes};
+use baselines::{Baselines, Operands, Shape, Weights};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use trilinear::presets::PRESETS;
@@ -21,22 +22,16 @@ use trilinear::{Context, Device, Element, Interaction, Result, View, ViewMut, bf
 const MOST: u64 = 16_000_000_000;
 /// The same for `-- --test`.
 const MOST_IN_TEST: u64 = 3_000_000_000;
-/// FLOPs of the largest call of the naive loops, which reach about 1 GFLOP/s.
-const MOST_NAIVE: u64 = 20_000_000;
-/// Elements of the largest intermediate of a baseline.
-const MOST_ELEMENTS: usize = 1 << 26;
+/// Bytes that the intermediates of a baseline may take.
+const MOST_BYTES: usize = 256 << 20;
 
-/// Shapes beside the presets, where small calls and memory are the limit.
-const SHAPES: [(&str, Sizes); 4] = [
-    ("1x16x16x16", sizes([1, 16, 16, 16, 4])),
-    ("1x256x256x256", sizes([1, 256, 256, 256, 64])),
-    ("32x64x64x64", sizes([32, 64, 64, 64, 16])),
-    ("256x128x128x128", sizes([256, 128, 128, 128, 32])),
+/// Shapes beside the presets, where small calls and memory are the limit: N, I, J, K, R.
+const SHAPES: [(&str, [usize; 5]); 4] = [
+    ("1x16x16x16", [1, 16, 16, 16, 4]),
+    ("1x256x256x256", [1, 256, 256, 256, 64]),
+    ("32x64x64x64", [32, 64, 64, 64, 16]),
+    ("256x128x128x128", [256, 128, 128, 128, 32]),
 ];
-
-const fn sizes([n, i, j, k, r]: [usize; 5]) -> Sizes {
-    Sizes { n, rows: 1, i, j, k, r }
-}
 
 fn main() -> Result<()> {
     let mut criterion = Criterion::default()
@@ -49,33 +44,39 @@ fn main() -> Result<()> {
         context: Context::new(Device::Cpu)?.with_threads(1)?,
         test: std::env::args().any(|argument| argument == "--test"),
     };
-    let mut all: Vec<(&str, Sizes, bool)> = SHAPES.iter().map(|&(name, s)| (name, s, true)).collect();
-    all.extend(PRESETS.iter().map(|p| {
-        let s = Sizes { n: p.n, rows: p.rows, i: p.i, j: p.j, k: p.k, r: p.r.unwrap_or(0) };
-        (p.name, s, p.dense)
-    }));
-    for (name, s, dense) in all {
-        if dense && s.rows == 1 {
-            bench.dense::<f32>(&mut criterion, name, s)?;
+    let mut all: Vec<(&str, Shape, bool)> =
+        SHAPES.iter().map(|&(name, [n, i, j, k, r])| (name, Shape { n, rows: 1, i, j, k, r: Some(r) }, true)).collect();
+    all.extend(
+        PRESETS.iter().map(|p| (p.name, Shape { n: p.n, rows: p.rows, i: p.i, j: p.j, k: p.k, r: p.r }, p.dense)),
+    );
+    for (name, shape, dense) in all {
+        let full = Shape { r: None, ..shape };
+        if dense {
+            bench.case::<f32>(&mut criterion, name, full)?;
         }
-        if dense && s.rows > 1 {
-            bench.shared::<f32>(&mut criterion, name, s)?;
-        }
-        if s.r > 0 && s.rows == 1 {
-            bench.cp::<f32>(&mut criterion, name, s)?;
+        if shape.r.is_some() {
+            bench.case::<f32>(&mut criterion, name, shape)?;
         }
         if ["chainer5205", "256x128x128x128"].contains(&name) {
-            bench.dense::<f64>(&mut criterion, name, s)?;
-            bench.dense_ours::<f16>(&mut criterion, name, s)?;
-            bench.dense_ours::<bf16>(&mut criterion, name, s)?;
+            bench.case::<f64>(&mut criterion, name, full)?;
         }
-        if name == "1x256x256x256" {
-            bench.dense_ours::<f16>(&mut criterion, name, s)?;
-            bench.dense_ours::<bf16>(&mut criterion, name, s)?;
+        if ["chainer5205", "256x128x128x128", "1x256x256x256"].contains(&name) {
+            bench.case::<f16>(&mut criterion, name, full)?;
+            bench.case::<bf16>(&mut criterion, name, full)?;
         }
     }
     criterion.final_summary();
     Ok(())
+}
+
+/// Multiply-adds count two.
+fn flops(Shape { n, rows, i, j, k, r }: Shape) -> u64 {
+    let multiply_adds = match r {
+        Some(r) => n * r * (i + rows * (j + k)),
+        None if rows > 1 => n * k * j * (i + rows),
+        None => n * k * i * j,
+    };
+    2 * multiply_adds as u64
 }
 
 struct Bench {
@@ -84,156 +85,73 @@ struct Bench {
 }
 
 impl Bench {
-    /// The group of a call, unless it is too large.
-    fn group<'c>(
-        &self,
-        criterion: &'c mut Criterion,
-        id: [&str; 4],
-        flops: usize,
-    ) -> Option<BenchmarkGroup<'c, WallTime>> {
-        let [pass, form, name, dtype] = id;
-        let flops = flops as u64;
+    /// Ours and the baselines on one shape, unless it is too large.
+    fn case<T: Baselines>(&self, criterion: &mut Criterion, name: &str, shape: Shape) -> Result<()> {
+        let flops = flops(shape);
         if flops > if self.test { MOST_IN_TEST } else { MOST } {
-            return None;
-        }
-        let mut group = criterion.benchmark_group(format!("{pass}/{form}/{name}/cpu/{dtype}"));
-        group.throughput(Throughput::Elements(flops)).sampling_mode(SamplingMode::Flat);
-        Some(group)
-    }
-
-    fn dense<T: Float>(&self, criterion: &mut Criterion, name: &str, s: Sizes) -> Result<()> {
-        let flops = 2 * s.n * s.i * s.j * s.k;
-        let dtype = T::DTYPE.to_string();
-        let Some(mut group) = self.group(criterion, ["forward", "dense", name, &dtype], flops) else { return Ok(()) };
-        let (w, z, x) = (data::<T>(s.k * s.i * s.j), data::<T>(s.n * s.i), data::<T>(s.n * s.j));
-        let ours = self.ours_dense(&mut group, s, [&w, &z, &x])?;
-        let mut y = vec![T::ZERO; s.n * s.k];
-        if flops as u64 <= MOST_NAIVE {
-            group.bench_function("naive", |b| b.iter(|| baselines::naive(s, &w, &z, &x, &mut y)));
-            self.check(name, "naive", &mut y, &ours);
-        }
-        type Baseline<T> = fn(Library, Sizes, &[T], &[T], &[T], &mut [T], &mut [T]);
-        let baselines: [(&str, Baseline<T>, usize); 3] = [
-            ("outer-product", baselines::outer_product, s.n * s.i * s.j),
-            ("two-gemms", baselines::two_gemms, s.n * s.k * s.i),
-            ("gemm-per-output", baselines::gemm_per_output, s.n * s.j),
-        ];
-        for (what, baseline, elements) in baselines {
-            if elements > MOST_ELEMENTS {
-                continue;
-            }
-            let mut inner = vec![T::ZERO; elements];
-            for library in Library::ALL {
-                let id = format!("{what}-{}", library.name());
-                group.bench_function(&id, |b| b.iter(|| baseline(library, s, &w, &z, &x, &mut inner, &mut y)));
-                self.check(name, &id, &mut y, &ours);
-            }
-        }
-        group.finish();
-        Ok(())
-    }
-
-    /// Storage types that the libraries of the baselines do not multiply.
-    fn dense_ours<T: Element>(&self, criterion: &mut Criterion, name: &str, s: Sizes) -> Result<()> {
-        let flops = 2 * s.n * s.i * s.j * s.k;
-        let dtype = T::DTYPE.to_string();
-        let Some(mut group) = self.group(criterion, ["forward", "dense", name, &dtype], flops) else { return Ok(()) };
-        let (w, z, x) = (data::<T>(s.k * s.i * s.j), data::<T>(s.n * s.i), data::<T>(s.n * s.j));
-        self.ours_dense(&mut group, s, [&w, &z, &x])?;
-        group.finish();
-        Ok(())
-    }
-
-    fn ours_dense<T: Element>(
-        &self,
-        group: &mut BenchmarkGroup<'_, WallTime>,
-        s: Sizes,
-        [w, z, x]: [&[T]; 3],
-    ) -> Result<Vec<T>> {
-        let layer = Interaction::dense(View::new(w, [s.k, s.i, s.j])?)?.with_context(self.context);
-        let (z, x) = (View::new(z, [s.n, s.i])?, View::new(x, [s.n, s.j])?);
-        ours(group, layer, [s.n, s.k], |layer, y| layer.forward_into(z, x, y))
-    }
-
-    fn shared<T: Float>(&self, criterion: &mut Criterion, name: &str, s: Sizes) -> Result<()> {
-        let flops = 2 * s.n * s.k * s.j * (s.i + s.rows);
-        let dtype = T::DTYPE.to_string();
-        let Some(mut group) = self.group(criterion, ["forward-shared", "dense", name, &dtype], flops) else {
             return Ok(());
+        }
+        let Shape { n, rows, i, j, k, r } = shape;
+        let pass = if rows > 1 { "forward-shared" } else { "forward" };
+        let form = if r.is_some() { "cp" } else { "dense" };
+        let mut group = criterion.benchmark_group(format!("{pass}/{form}/{name}/cpu/{}", T::DTYPE));
+        group.throughput(Throughput::Elements(flops)).sampling_mode(SamplingMode::Flat);
+
+        let (z, x) = (data::<T>(n * i), data::<T>(n * rows * j));
+        // W, or its factors.
+        let weights = match r {
+            Some(r) => [data(k * r), data(i * r), data(j * r)],
+            None => [data(k * i * j), Vec::new(), Vec::new()],
         };
-        let (w, z, x) = (data::<T>(s.k * s.i * s.j), data::<T>(s.n * s.i), data::<T>(s.n * s.rows * s.j));
-        let layer = Interaction::dense(View::new(&w, [s.k, s.i, s.j])?)?.with_context(self.context);
-        let (zv, xv) = (View::new(&z, [s.n, s.i])?, View::new(&x, [s.n, s.rows, s.j])?);
-        let ours = ours(&mut group, layer, [s.n, s.rows, s.k], |layer, y| layer.forward_shared_into(zv, xv, y))?;
-        let (mut generated, mut y) = (vec![T::ZERO; s.n * s.k * s.j], vec![T::ZERO; s.n * s.rows * s.k]);
-        for library in Library::ALL {
-            let id = format!("generate-{}", library.name());
-            group.bench_function(&id, |b| {
-                b.iter(|| baselines::shared(library, s, &w, &z, &x, &mut generated, &mut y));
-            });
-            self.check(name, &id, &mut y, &ours);
+        let [first, b, c] = &weights;
+        let (layer, weights) = match r {
+            Some(r) => {
+                let factors = [View::new(first, [k, r])?, View::new(b, [i, r])?, View::new(c, [j, r])?];
+                (Interaction::cp(factors[0], factors[1], factors[2])?, Weights::Cp { a: first, b, c })
+            }
+            None => (Interaction::dense(View::new(first, [k, i, j])?)?, Weights::Dense(first)),
+        };
+        let layer = layer.with_context(self.context);
+        let mut y = vec![T::default(); n * rows * k];
+        let prepared = layer.prepare()?;
+        for (id, layer) in [("trilinear", layer), ("trilinear-prepared", prepared.layer())] {
+            measure(&mut group, id, || {
+                let z = View::new(&z, [n, i])?;
+                if rows > 1 {
+                    layer.forward_shared_into(z, View::new(&x, [n, rows, j])?, ViewMut::new(&mut y, [n, rows, k])?)
+                } else {
+                    layer.forward_into(z, View::new(&x, [n, j])?, ViewMut::new(&mut y, [n, k])?)
+                }
+            })?;
+        }
+        let ours = y.clone();
+        for mut baseline in T::baselines(shape, 1, MOST_BYTES) {
+            y.fill(T::default());
+            let operands = Operands { z: &z, x: &x, weights };
+            measure(&mut group, baseline.name, || baseline.run(operands, &mut y))?;
+            // A filter may have left out either.
+            let ran = |y: &[T]| y.iter().any(|&value| value != T::default());
+            if self.test && ran(&y) && ran(&ours) {
+                assert!(y == ours, "{name}: {} and trilinear differ", baseline.name);
+            }
         }
         group.finish();
         Ok(())
-    }
-
-    fn cp<T: Float>(&self, criterion: &mut Criterion, name: &str, s: Sizes) -> Result<()> {
-        let flops = 2 * s.n * s.r * (s.i + s.j + s.k);
-        let dtype = T::DTYPE.to_string();
-        let Some(mut group) = self.group(criterion, ["forward", "cp", name, &dtype], flops) else { return Ok(()) };
-        let (a, b, c) = (data::<T>(s.k * s.r), data::<T>(s.i * s.r), data::<T>(s.j * s.r));
-        let (z, x) = (data::<T>(s.n * s.i), data::<T>(s.n * s.j));
-        let factors = [View::new(&a, [s.k, s.r])?, View::new(&b, [s.i, s.r])?, View::new(&c, [s.j, s.r])?];
-        let layer = Interaction::cp(factors[0], factors[1], factors[2])?.with_context(self.context);
-        let (zv, xv) = (View::new(&z, [s.n, s.i])?, View::new(&x, [s.n, s.j])?);
-        let ours = ours(&mut group, layer, [s.n, s.k], |layer, y| layer.forward_into(zv, xv, y))?;
-        let [mut p, mut q, mut y] = [s.r, s.r, s.k].map(|columns| vec![T::ZERO; s.n * columns]);
-        for library in Library::ALL {
-            let id = format!("three-gemms-{}", library.name());
-            group.bench_function(&id, |bench| {
-                bench.iter(|| {
-                    baselines::three_gemms(library, s, [&a, &b, &c], &z, &x, [&mut p, &mut q], &mut y);
-                });
-            });
-            self.check(name, &id, &mut y, &ours);
-        }
-        group.finish();
-        Ok(())
-    }
-
-    /// In a test, that a baseline computed what we did (a filter may have left it out), and forgets it.
-    fn check<T: Float>(&self, name: &str, id: &str, y: &mut [T], ours: &[T]) {
-        let ran = |y: &[T]| y.iter().any(|&value| value != T::ZERO);
-        if self.test && ran(y) && ran(ours) {
-            assert!(y == ours, "{name}: {id} and trilinear differ");
-        }
-        y.fill(T::ZERO);
     }
 }
 
-/// `call` with the layer and with prepared weights; returns y, which is zero if a filter left both out.
-fn ours<'a, T: Element, const D: usize>(
-    group: &mut BenchmarkGroup<'_, WallTime>,
-    layer: Interaction<'a, T>,
-    shape: [usize; D],
-    call: impl Fn(&Interaction<'_, T>, ViewMut<'_, T, D>) -> Result<()>,
-) -> Result<Vec<T>> {
-    let mut y = vec![T::default(); shape.iter().product()];
-    let mut run = |id: &str, layer: &Interaction<'_, T>| {
-        let mut outcome = Ok(());
-        group.bench_function(id, |b| {
-            b.iter(|| {
-                let result = ViewMut::new(&mut y, shape).and_then(|y| call(layer, y));
-                if result.is_err() {
-                    outcome = result;
-                }
-            });
+/// Repeats `call`, and returns an error that it met.
+fn measure(group: &mut BenchmarkGroup<'_, WallTime>, id: &str, mut call: impl FnMut() -> Result<()>) -> Result<()> {
+    let mut outcome = Ok(());
+    group.bench_function(id, |bench| {
+        bench.iter(|| {
+            let result = call();
+            if result.is_err() {
+                outcome = result;
+            }
         });
-        outcome
-    };
-    run("trilinear", &layer)?;
-    run("trilinear-prepared", &layer.prepare()?.layer())?;
-    Ok(y)
+    });
+    outcome
 }
 
 /// ±½ and ±1, the same in every run.
