@@ -9,17 +9,18 @@
 //! Cost G·IJK + G·M·JK instead of the G·M·IJK of a batch (Ha et al., *HyperNetworks*, ICLR 2017).
 
 use super::cache::{part, parts};
-use super::kernels::{Epilogue, Gemm, Pack};
+use super::kernels::{Epilogue, Fetch, Fold, Gemm, Pack, Stream, gather};
 use super::operand::{Cube, Part};
 use super::output::{Output, Staging};
 use super::parallel::{self, Shared};
 use super::problem::Problem;
 use super::scratch;
 use super::simd::Kernels;
+use super::small;
 use crate::{Result, View, ViewMut};
 
-/// Elements of W′ in a task: 512 KiB of f32, streamed through L2 once for each tile of rows of x.
-const GENERATED: usize = 1 << 17;
+/// Elements of W′ in a task: 2 MiB of f32. One group's, a part of L2, meets all of its rows of x before the next one's.
+const GENERATED: usize = 1 << 19;
 /// Outputs that a task should have at least, to share the packing of x.
 const OUTPUTS: usize = 32;
 
@@ -49,8 +50,8 @@ pub(crate) struct Blocks {
 impl Blocks {
     pub(crate) fn new<T: Kernels>(p: &Problem<'_, T>, rows: usize, threads: usize) -> Blocks {
         let (mr, kc) = (p.table.mr, p.kc());
-        let ld = p.j.next_multiple_of(mr).max(mr);
-        let gb = part(p.n, (4 * p.table.nr).min(GENERATED / ld).max(1), 1).max(1);
+        let ld = p.j.next_multiple_of(mr) + 16;
+        let gb = part(p.n, (8 * p.table.nr).min(GENERATED / ld).max(1), 1).max(1);
         let g_blocks = p.n.div_ceil(gb).max(1);
         let wanted = if threads > 1 { (4 * threads).div_ceil(g_blocks) } else { 1 };
         let kb =
@@ -59,7 +60,7 @@ impl Blocks {
         let fit = GENERATED / kb / mr * mr; // y of a block of rows takes no more than W′
         let mc = part(rows, (16 * mr).min(fit.max(mr)), mr).next_multiple_of(mr);
         let panels = (gb.next_multiple_of(mr) * kc).max(mc * kc);
-        let staged = p.w_block().max(gb.max(2 * p.table.nr) * (kc + 16));
+        let staged = p.w_block().max(gb.max(2 * p.table.nr) * (kc + 16)).max(p.j);
         let sums = gb.next_multiple_of(mr) * kb;
         Blocks { gb, kb, ld, kc, mc, lengths: [gb * kb * ld, sums, panels, mc * kb, kc * mr, staged] }
     }
@@ -94,6 +95,7 @@ pub(crate) fn run<T: Kernels>(
                 task.generate_bias(z);
                 task.generate(z);
                 match target {
+                    Target::Apply(x, y) if p.k <= small::ROWS => task.apply_few(*x, to[0].get(), y.strides()),
                     Target::Apply(x, y) => task.apply(*x, to[0].get(), y.strides()),
                     Target::Generate(weights, bias) => {
                         task.bias.write(to[1].get(), bias.strides());
@@ -178,7 +180,64 @@ impl<T: Kernels> Task<'_, T> {
                             out: self.generated.add(k * ld + j0),
                             out_stride: self.k.1 * ld,
                             epilogue: Epilogue::Add,
+                            fetch: if direct && lanes == width && p.j > lanes { Fetch::Lanes } else { Fetch::Nothing },
                         });
+                    }
+                }
+            }
+        }
+    }
+
+    /// y = x W′ᵀ + b′ for few outputs: rows of x are read in place, like the weights of a small batch, or gathered.
+    unsafe fn apply_few(&self, x: View<'_, T, 3>, to: *mut T, [sg, sm, sk]: [isize; 3]) {
+        let (table, ld, outs) = (self.p.table, self.blocks.ld, self.k.1);
+        let [_, rows, depth] = x.shape();
+        let [xg, xm, xj] = x.strides();
+        let (mr, in_place) = (table.mr, xj == 1 || depth <= 1);
+        // A row of x fits; its storage type is not larger than the accumulator's.
+        let gathered = self.staging.buffer.cast::<T>();
+        let most = if in_place { self.blocks.mc } else { (self.staging.len / depth).min(self.blocks.mc) };
+        // SAFETY: see `run`. What lies behind a row of W′ is set to zero, as `Stream` wants it.
+        unsafe {
+            for row in 0..self.g.1 * outs {
+                std::slice::from_raw_parts_mut(self.generated.add(row * ld + depth), ld - depth)
+                    .fill(T::Acc::default());
+            }
+            for tile in self.bias.tiles() {
+                for g in 0..tile.rows {
+                    let group = (self.g.0 + tile.index * mr + g) as isize;
+                    let bias = self.bias.sums_of(tile, 0).add(g);
+                    for m in parts(rows, most, 1) {
+                        for row in 0..m.1 {
+                            for k in 0..outs {
+                                *self.sums.add(row * outs + k) = *bias.add(k * tile.width);
+                            }
+                        }
+                        let offset = group.wrapping_mul(xg).wrapping_add((m.0 as isize).wrapping_mul(xm));
+                        let weights = self.generated.add((tile.index * mr + g) * outs * ld);
+                        let mut from = (x.as_ptr().wrapping_offset(offset), xm);
+                        if !in_place {
+                            gather(from.0, (xm, xj), (m.1, depth), gathered, depth, |value| value);
+                            from = (gathered.cast_const(), depth as isize);
+                        }
+                        (table.stream)(&Stream {
+                            w: from.0,
+                            row_stride: from.1,
+                            out_stride: 0,
+                            outs: 1,
+                            rows: m.1,
+                            depth,
+                            x: weights,
+                            x_stride: ld,
+                            z: weights,
+                            z_stride: 0,
+                            batch: outs,
+                            y: self.sums,
+                            fold: Fold::None,
+                            from_memory: true,
+                        });
+                        let offset = group.wrapping_mul(sg).wrapping_add((m.0 as isize).wrapping_mul(sm));
+                        small::write::<T>(None, self.sums, [outs, m.1], to.wrapping_offset(offset), [sk, sm]);
                     }
                 }
             }
@@ -234,6 +293,7 @@ impl<T: Kernels> Task<'_, T> {
                                 out: y.sums_of(tile, 0),
                                 out_stride: tile.width,
                                 epilogue: Epilogue::Add,
+                                fetch: Fetch::Nothing,
                             });
                         }
                     }

@@ -16,7 +16,7 @@
 //! registers allow, and the projection streams A as [`super::small`] streams U.
 
 use super::cache::{Caches, caches, part, parts};
-use super::kernels::{Epilogue, Fold, Gemm, Pack, Stream};
+use super::kernels::{Epilogue, Fetch, Fold, Gemm, Pack, Stream};
 use super::operand::{Cube, Part};
 use super::parallel::{self, Shared};
 use super::scratch;
@@ -32,8 +32,10 @@ const COMPONENTS: usize = 512;
 const ROWS: usize = 192;
 /// Up to so many rows, strips of weights whose columns are contiguous are read in place: packing them would not pay.
 const IN_PLACE_ROWS: usize = 64;
-/// Bytes of y that a task may fill in scratch.
-const OUTPUT_BYTES: usize = 2 << 20;
+/// Bytes of y that a task may fill. Few rows are rather taken than few outputs, which each compute P and Q anew ...
+const OUTPUT_BYTES: usize = 4 << 20;
+/// ... unless they would be fewer than this.
+const FEW_ROWS: usize = 48;
 /// Bytes of packed weights that a call may keep: with the blocks' scratch a few MiB.
 const PACKED_BYTES: usize = 4 << 20;
 
@@ -70,7 +72,8 @@ impl Blocks {
         let size = size_of::<T::Acc>();
         let [k, r] = p.a.shape();
         let (i, j) = (p.b.shape()[0], p.c.shape()[0]);
-        let most = if threads > 1 { ROWS.min(p.n.div_ceil(4 * threads)) } else { ROWS };
+        let fit = (OUTPUT_BYTES / size / k.max(1)).clamp(FEW_ROWS, ROWS);
+        let most = if threads > 1 { fit.min(p.n.div_ceil(4 * threads)) } else { fit };
         let nc = part(p.n, most.next_multiple_of(table.nr), table.nr).max(1);
         let rc = part(r, COMPONENTS, table.mr).next_multiple_of(table.mr).max(table.mr);
         let kb = part(k, OUTPUT_BYTES / size / nc, table.mr).next_multiple_of(table.mr).max(table.mr);
@@ -253,6 +256,11 @@ unsafe fn pack_strip<T: Kernels>(
         });
     }
     vectors
+}
+
+/// Whether rows so far apart follow each other closely enough to be read as one stream.
+fn near(stride: isize, depth: usize) -> bool {
+    stride > 0 && stride as usize <= depth + depth / 4
 }
 
 struct Task<'a, T: Kernels> {
@@ -475,6 +483,7 @@ impl<T: Kernels> Task<'_, T> {
                         out: to.first.wrapping_add(column),
                         out_stride: to.distance,
                         epilogue,
+                        fetch: if column == 0 && near(b_stride, depth) { Fetch::Rows } else { Fetch::Nothing },
                     };
                     if to.padded || used == width {
                         (table.arithmetic.gemm)(&gemm);

@@ -16,7 +16,7 @@
 //! threads or the tasks.
 
 use super::cache::{part, parts};
-use super::kernels::{Ahead, Epilogue, FormKhatriRao, FusedDot, Gemm};
+use super::kernels::{Ahead, Epilogue, Fetch, FormKhatriRao, FusedDot, Gemm};
 use super::operand::{Cube, Part};
 use super::output::{Output, Panels, Staging};
 use super::parallel::{self, Shared};
@@ -233,6 +233,7 @@ impl<T: Kernels> Task<'_, T> {
                                 out: y.sums_of(tile, k0),
                                 out_stride: tile.width,
                                 epilogue: Epilogue::Add,
+                                fetch: Fetch::Nothing,
                             });
                         }
                     }

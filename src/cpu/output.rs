@@ -1,7 +1,7 @@
 //! A block of y while it is added up: panels [K-block][MR], one for each tile of the batch.
 
 use super::cache::parts;
-use super::kernels::{Epilogue, Gemm, Pack, Unpack};
+use super::kernels::{Epilogue, Fetch, Gemm, Pack, Unpack};
 use super::operand::{Cube, Part};
 use super::simd::Kernels;
 use super::table::Table;
@@ -143,6 +143,7 @@ impl<T: Kernels> Output<T> {
                             out: self.sums_of(tile, r0),
                             out_stride: tile.width,
                             epilogue: Epilogue::Add,
+                            fetch: Fetch::Nothing,
                         });
                     }
                 }

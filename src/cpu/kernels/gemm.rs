@@ -17,6 +17,19 @@ pub(crate) enum Epilogue {
     Multiply,
 }
 
+/// Tiles of rows that memory is asked for in advance.
+const AHEAD: isize = 2;
+
+/// What comes from far away, and is asked for in advance.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Fetch {
+    Nothing,
+    /// The rows, of which one lies behind the other: those of the next tiles.
+    Rows,
+    /// The lanes: those that lie behind them, the next strip of a matrix.
+    Lanes,
+}
+
 /// Operands of [`gemm`].
 pub(crate) struct Gemm<A> {
     /// Lane operand: `depth` rows of `vectors`·LANES lanes.
@@ -32,6 +45,7 @@ pub(crate) struct Gemm<A> {
     pub(crate) out: *mut A,
     pub(crate) out_stride: usize,
     pub(crate) epilogue: Epilogue,
+    pub(crate) fetch: Fetch,
 }
 
 /// # Safety
@@ -56,10 +70,25 @@ pub(crate) unsafe fn gemm<S: Simd>(g: &Gemm<S::Acc>) {
 unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first: usize, tiles: usize, _: ()) {
     // SAFETY: all rows are below `g.rows`; the rest is the caller's contract.
     unsafe {
-        let mut ahead = Ahead::none(g.a);
+        let size = size_of::<S::Acc>();
         for tile in 0..tiles {
             let row = first + tile * NR;
             let b = g.b.wrapping_offset(row as isize * g.b_stride);
+            let none = Ahead::none(g.a);
+            let mut ahead = match g.fetch {
+                Fetch::Nothing => none,
+                Fetch::Rows => Ahead {
+                    weights: b.wrapping_offset(AHEAD * NR as isize * g.b_stride),
+                    weights_step: NR * g.b_stride as usize * size / g.depth.max(1),
+                    ..none
+                },
+                Fetch::Lanes => Ahead {
+                    weights: g.a.wrapping_add(MV * S::LANES),
+                    weights_step: g.a_stride as usize * size,
+                    panels: g.a.wrapping_add(MV * S::LANES).wrapping_byte_add(64),
+                    panels_step: g.a_stride as usize * size,
+                },
+            };
             let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, g.b_stride, &mut ahead);
             let out = g.out.wrapping_add(row * g.out_stride);
             for (o, acc) in acc.iter().enumerate() {

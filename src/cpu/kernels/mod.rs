@@ -10,7 +10,7 @@ mod pack;
 mod stream;
 
 pub(crate) use fused_dot::{FusedDot, fused_dot};
-pub(crate) use gemm::{Epilogue, Gemm, gemm};
+pub(crate) use gemm::{Epilogue, Fetch, Gemm, gemm};
 pub(crate) use microkernel::{Ahead, peak, read};
 pub(crate) use pack::{FormKhatriRao, Pack, Unpack, add_into, form_khatri_rao, gather, pack, unpack, widen};
 pub(crate) use stream::{Combine, Fold, Stream, combine, outer, stream};

@@ -22,8 +22,12 @@ pub(crate) struct Pack<T, A> {
     pub(crate) width: usize,
 }
 
-/// Bytes that rows are brought in advance: a row is often too short for the hardware's prefetch to find its stride.
-const AHEAD: usize = 512;
+/// Blocks of LANES rows by LANES columns that are brought in advance, a line of each row a block: 4 to 8 KiB, what a
+/// core's bandwidth brings in the latency of memory. Rows are too many streams, and often too short, for the hardware.
+const BLOCKS_AHEAD: usize = 8;
+
+/// Rows of lanes that are brought in advance: each lies on a page of its own, where the hardware's prefetch stops.
+const ROWS_AHEAD: isize = 16;
 
 /// Largest LANES of any level.
 const MAX_LANES: usize = 16;
@@ -39,24 +43,37 @@ pub(crate) unsafe fn pack<S: Widen<T>, T: Kernels<Acc = S::Acc>>(p: &Pack<T, S::
         if p.row_stride == 1 && p.rows == p.width {
             for d in 0..p.depth {
                 let from = p.from.wrapping_offset(d as isize * p.column_stride);
+                for line in (0..p.width * size_of::<T>()).step_by(64) {
+                    S::prefetch(
+                        from.wrapping_offset(p.column_stride.wrapping_mul(ROWS_AHEAD)).wrapping_byte_add(line).cast(),
+                    );
+                }
                 for lane in (0..p.width).step_by(lanes) {
                     S::store(p.to.add(d * p.width + lane), S::widen(from.add(lane)));
                 }
             }
             return;
         }
+        // That is further along the rows, or in those that follow.
+        let ahead = BLOCKS_AHEAD * lanes;
+        let (groups, columns) = (ahead / p.depth.max(1), ahead % p.depth.max(1));
+        let next = p.row_stride.wrapping_mul(lanes as isize);
+        let ahead = next.wrapping_mul(groups as isize).wrapping_add(columns as isize);
         for first in (0..p.width).step_by(lanes) {
             let rows = p.rows.saturating_sub(first).min(lanes);
             let from = p.from.wrapping_offset(first as isize * p.row_stride);
             let to = p.to.wrapping_add(first);
             if p.column_stride == 1 {
-                let whole = if rows == lanes { p.depth / lanes * lanes } else { 0 };
-                for d in (0..whole).step_by(lanes) {
-                    for r in 0..lanes {
-                        let line = from.wrapping_offset(r as isize * p.row_stride).wrapping_add(d);
-                        S::prefetch(line.cast::<S::Acc>().wrapping_byte_add(AHEAD));
-                    }
+                // The last block ends with the panel and overlaps the one before, whose elements it writes again.
+                let last = p.depth.wrapping_sub(lanes);
+                let whole = if rows == lanes && p.depth >= lanes { p.depth } else { 0 };
+                for d in (0..whole).step_by(lanes).map(|d| d.min(last)) {
                     let (block, to) = (from.wrapping_add(d), to.add(d * p.width));
+                    let wrap = if d + columns < p.depth { 0 } else { next.wrapping_sub(p.depth as isize) };
+                    let line = block.wrapping_offset(ahead).wrapping_offset(wrap);
+                    for r in 0..lanes {
+                        S::prefetch(line.wrapping_offset(p.row_stride.wrapping_mul(r as isize)).cast());
+                    }
                     if T::IN_PLACE {
                         S::transpose(block.cast(), p.row_stride, to, p.width);
                     } else {
@@ -68,7 +85,7 @@ pub(crate) unsafe fn pack<S: Widen<T>, T: Kernels<Acc = S::Acc>>(p: &Pack<T, S::
                         S::transpose(wide.as_ptr(), lanes as isize, to, p.width);
                     }
                 }
-                // Blocks that stick out are padded with zeros, and only the panel's rows of the result are kept.
+                // Smaller blocks are padded with zeros, and only the panel's rows of the result are kept.
                 for d in (whole..p.depth).step_by(lanes) {
                     let columns = (p.depth - d).min(lanes);
                     let mut block = [S::Acc::default(); MAX_LANES * MAX_LANES];
