@@ -1,7 +1,7 @@
 //! Few rows: W is read once, in place and in order, and each element meets all N ≤ 4 rows of the batch.
 //!
 //! ```text
-//!   y[k][n] += Σ_i z[n][i] · Σ_j W[k][i][j] · x[n][j]       (Fold::Rows: R rows i at a time; the lanes run over j)
+//!   y[k][n] += Σ_i z[n][i] · Σ_j W[k][i][j] · x[n][j]       (Fold::Rows: R rows i at a time, 1 from memory; lanes over j)
 //!   y[k][n] += Σ_j W[k][j] · x[n][j]                        (Fold::None: R outputs k at a time; U, V, A and tiny z⊗x)
 //! ```
 //!
@@ -49,9 +49,16 @@ pub(crate) struct Stream<T, A> {
 /// See [`super`].
 #[inline(always)]
 pub(crate) unsafe fn stream<S: Widen<T>, T: Kernels<Acc = S::Acc>>(s: &Stream<T, S::Acc>) {
+    // One row at a time is one stream, which memory delivers a tenth faster than several. Rows of a few vectors do not
+    // cover the latency of their sums, and are taken together.
+    let one = s.from_memory && s.depth >= 4 * S::LANES;
     // SAFETY: the caller's contract.
     unsafe {
         match (s.batch, s.fold) {
+            (1, Fold::Rows) if one => fold::<S, T, 1, 1>(s),
+            (2, Fold::Rows) if one => fold::<S, T, 1, 2>(s),
+            (3, Fold::Rows) if one => fold::<S, T, 1, 3>(s),
+            (4, Fold::Rows) if one => fold::<S, T, 1, 4>(s),
             (1, Fold::Rows) => fold::<S, T, 4, 1>(s),
             (2, Fold::Rows) => fold::<S, T, 2, 2>(s),
             (3, Fold::Rows) => fold::<S, T, 2, 3>(s),
