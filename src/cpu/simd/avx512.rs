@@ -69,21 +69,23 @@ impl Simd for Avx512F32 {
     #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: isize, to: *mut f32, to_stride: usize) {
         // SAFETY: the caller's contract. Within each 128 bits 2×2 blocks of 1, then of 2 elements are exchanged, which
-        // leaves in `fours[c][f]` the columns c, c + 4, c + 8 and c + 12 of the rows 4f..4f + 4; then those of 4 and 8.
+        // leaves in `fours[f][c]` the columns c, c + 4, c + 8 and c + 12 of the rows 4f..4f + 4; then those of 4 and 8.
         unsafe {
-            let zero = _mm512_setzero_ps();
-            let mut fours = [[zero; 4]; 4];
-            for f in 0..4 {
-                let row = |r: usize| _mm512_loadu_ps(from.offset((4 * f + r) as isize * from_stride));
+            let four = |f: isize| {
+                let row = |r: isize| _mm512_loadu_ps(from.offset((4 * f + r) * from_stride));
                 let (a, b, c, d) = (row(0), row(1), row(2), row(3));
                 let (ab0, ab1) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
                 let (cd0, cd1) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-                fours[0][f] = _mm512_shuffle_ps::<0x44>(ab0, cd0);
-                fours[1][f] = _mm512_shuffle_ps::<0xee>(ab0, cd0);
-                fours[2][f] = _mm512_shuffle_ps::<0x44>(ab1, cd1);
-                fours[3][f] = _mm512_shuffle_ps::<0xee>(ab1, cd1);
-            }
-            for (c, &[first, second, third, fourth]) in fours.iter().enumerate() {
+                [
+                    _mm512_shuffle_ps::<0x44>(ab0, cd0),
+                    _mm512_shuffle_ps::<0xee>(ab0, cd0),
+                    _mm512_shuffle_ps::<0x44>(ab1, cd1),
+                    _mm512_shuffle_ps::<0xee>(ab1, cd1),
+                ]
+            };
+            let fours = [four(0), four(1), four(2), four(3)];
+            for c in 0..4 {
+                let [first, second, third, fourth] = fours.map(|four| four[c]);
                 let low = _mm512_shuffle_f32x4::<0x44>(first, second);
                 let high = _mm512_shuffle_f32x4::<0xee>(first, second);
                 let low2 = _mm512_shuffle_f32x4::<0x44>(third, fourth);
@@ -158,15 +160,15 @@ impl Simd for Avx512F64 {
     }
     #[inline(always)]
     unsafe fn transpose(from: *const f64, from_stride: isize, to: *mut f64, to_stride: usize) {
-        // SAFETY: the caller's contract. As for f32: `twos[c][t]` are the columns c, c + 2, c + 4 and c + 6 of two rows.
+        // SAFETY: the caller's contract. As for f32: `twos[t][c]` are the columns c, c + 2, c + 4 and c + 6 of two rows.
         unsafe {
-            let mut twos = [[_mm512_setzero_pd(); 4]; 2];
-            for t in 0..4 {
-                let row = |r: usize| _mm512_loadu_pd(from.offset((2 * t + r) as isize * from_stride));
-                twos[0][t] = _mm512_unpacklo_pd(row(0), row(1));
-                twos[1][t] = _mm512_unpackhi_pd(row(0), row(1));
-            }
-            for (c, &[first, second, third, fourth]) in twos.iter().enumerate() {
+            let two = |t: isize| {
+                let row = |r: isize| _mm512_loadu_pd(from.offset((2 * t + r) * from_stride));
+                [_mm512_unpacklo_pd(row(0), row(1)), _mm512_unpackhi_pd(row(0), row(1))]
+            };
+            let twos = [two(0), two(1), two(2), two(3)];
+            for c in 0..2 {
+                let [first, second, third, fourth] = twos.map(|two| two[c]);
                 let low = _mm512_shuffle_f64x2::<0x44>(first, second);
                 let high = _mm512_shuffle_f64x2::<0xee>(first, second);
                 let low2 = _mm512_shuffle_f64x2::<0x44>(third, fourth);
