@@ -87,8 +87,19 @@ impl fmt::Display for DType {
 /// A type that tensors are stored in: `f32`, `f64`, [`half::f16`] or [`half::bf16`]. Sealed.
 #[allow(private_bounds)]
 pub trait Element:
-    Copy + Default + PartialEq + Send + Sync + fmt::Debug + fmt::Display + 'static + crate::cpu::Kernels
+    Copy
+    + Default
+    + PartialEq
+    + Send
+    + Sync
+    + fmt::Debug
+    + fmt::Display
+    + 'static
+    + crate::cpu::Kernels<Acc = <Self as Element>::Accumulator>
 {
+    /// The type in which sums are kept, and gradients given: f32 for f16 and bf16, else the type itself.
+    type Accumulator: Element;
+
     /// The type by name.
     const DTYPE: DType;
 
@@ -100,6 +111,7 @@ pub trait Element:
 }
 
 impl Element for f32 {
+    type Accumulator = f32;
     const DTYPE: DType = DType::F32;
     fn from_f64(value: f64) -> Self {
         value as f32
@@ -110,6 +122,7 @@ impl Element for f32 {
 }
 
 impl Element for f64 {
+    type Accumulator = f64;
     const DTYPE: DType = DType::F64;
     fn from_f64(value: f64) -> Self {
         value
@@ -120,6 +133,7 @@ impl Element for f64 {
 }
 
 impl Element for f16 {
+    type Accumulator = f32;
     const DTYPE: DType = DType::F16;
     fn from_f64(value: f64) -> Self {
         f16::from_f32(round_to_odd(value))
@@ -130,6 +144,7 @@ impl Element for f16 {
 }
 
 impl Element for bf16 {
+    type Accumulator = f32;
     const DTYPE: DType = DType::Bf16;
     fn from_f64(value: f64) -> Self {
         bf16::from_f32(round_to_odd(value))

@@ -36,6 +36,11 @@ pub enum Error {
         /// The length given.
         actual: usize,
     },
+    /// What this version does not compute.
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// A buffer has fewer (or more) elements than its shape needs.
     Length {
         /// Elements that the shape needs.
@@ -126,6 +131,7 @@ impl fmt::Display for Error {
             Error::Shape { operand, axis, expected, actual } => {
                 write!(f, "operand `{operand}`: its {axis} should number {expected}, but there are {actual}")
             }
+            Error::Unsupported { what } => write!(f, "{what} are not computed by this version"),
             Error::Length { expected, actual } => {
                 write!(f, "the shape needs {expected} elements, but the buffer has {actual}")
             }

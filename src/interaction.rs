@@ -171,6 +171,10 @@ impl<'a, T: Element> Interaction<'a, T> {
         self.j
     }
 
+    pub(crate) fn is_dense(&self) -> bool {
+        matches!(self.core, Core::Dense(_))
+    }
+
     /// R, if W is in CP form.
     pub fn rank(&self) -> Option<usize> {
         match self.core {

@@ -32,6 +32,7 @@
 //! |---|---|
 //! | compute a batch | [`Interaction::forward`], and [`forward_into`](Interaction::forward_into) into memory of your own |
 //! | let one z meet many x | [`Interaction::forward_shared`] |
+//! | get the gradients | [`Interaction::backward`], and [`backward_into`](Interaction::backward_into) for some of them |
 //! | get the linear layers that z generates | [`Interaction::generate`] |
 //! | use the same weights many times | [`Interaction::prepare`] |
 //! | see what a call will do | [`Interaction::plan`] |
@@ -57,6 +58,7 @@ mod cuda;
 mod device;
 mod element;
 mod error;
+mod gradients;
 mod interaction;
 pub mod machine;
 #[cfg(feature = "ndarray")]
@@ -72,6 +74,7 @@ pub use axes::{Axes, Axis};
 pub use device::{Context, Device, SimdLevel};
 pub use element::{DType, Element};
 pub use error::{Error, Result};
+pub use gradients::{Gradient, Gradients, Wanted};
 pub use half::{bf16, f16};
 pub use interaction::{Generated, Interaction};
 pub use plan::{Algorithm, Plan};

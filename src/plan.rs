@@ -16,7 +16,7 @@ pub enum Algorithm {
     KhatriRao,
     /// CP: blocks of rows whose zB, xC and product stay in cache.
     CpBlocked,
-    /// CP for one row: the factors are read once, at memory bandwidth.
+    /// CP for at most four rows: the factors are read in order, at memory bandwidth.
     CpStream,
     /// One z for many rows of x: zᵀW + V is contracted first.
     ContractContext,

@@ -355,10 +355,24 @@ impl<'a, T> ViewMut<'a, T, 2> {
         ViewMut { ptr: data.as_mut_ptr(), shape, strides: [shape[1] as isize, 1], memory: PhantomData }
     }
 
+    /// Rows of one row each.
+    pub(crate) fn insert_axis(self) -> ViewMut<'a, T, 3> {
+        let ([rows, columns], [row, column]) = (self.shape, self.strides);
+        ViewMut { ptr: self.ptr, shape: [rows, 1, columns], strides: [row, 0, column], memory: PhantomData }
+    }
+
     /// The axes exchanged.
     #[inline]
     pub fn transpose(self) -> Self {
         let ([rows, columns], [row, column]) = (self.shape, self.strides);
         ViewMut { shape: [columns, rows], strides: [column, row], ..self }
+    }
+}
+
+impl<'a, T> ViewMut<'a, T, 1> {
+    /// Rows of one element.
+    pub(crate) fn insert_axis(self) -> ViewMut<'a, T, 2> {
+        let ([rows], [row]) = (self.shape, self.strides);
+        ViewMut { ptr: self.ptr, shape: [rows, 1], strides: [row, 0], memory: PhantomData }
     }
 }

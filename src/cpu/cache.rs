@@ -2,12 +2,24 @@
 
 use std::sync::OnceLock;
 
+use super::simd::Kernels;
+use super::table::Table;
+
 /// Bytes of a core's first two data caches and of the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Caches {
     pub(crate) l1: usize,
     pub(crate) l2: usize,
     pub(crate) l3: usize,
+}
+
+impl Caches {
+    /// Depth of a pass of the microkernel, KC: a panel of it takes the size of L1. Half of that would stay there while
+    /// rows pass, but the panel's vectors are needed at a few bytes a cycle, which L2 gives too, and each pass costs an
+    /// epilogue.
+    pub(crate) fn kc<T: Kernels>(&self, table: &Table<T>) -> usize {
+        (self.l1 / (table.mr * size_of::<T::Acc>())).clamp(64, 512) / 16 * 16
+    }
 }
 
 /// The caches of this processor; where it does not tell, what nearly all have at least.

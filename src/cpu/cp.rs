@@ -16,9 +16,10 @@
 //! registers allow, and the projection streams A as [`super::small`] streams U.
 
 use super::cache::{Caches, caches, part, parts};
-use super::kernels::{Epilogue, Fetch, Fold, Gemm, Pack, Stream};
+use super::kernels::{Epilogue, Fold, Stream};
 use super::operand::{Cube, Part};
 use super::parallel::{self, Shared};
+use super::product::{Block, IN_PLACE_ROWS, Lanes, Product, Rows, Target};
 use super::scratch;
 use super::simd::Kernels;
 use super::small::pad;
@@ -30,8 +31,6 @@ const COMPONENTS: usize = 512;
 /// NC: a multiple of every level's NR. Packing a strip costs about two cycles for each step of depth, using it one for
 /// each row: 1%.
 const ROWS: usize = 192;
-/// Up to so many rows, strips of weights whose columns are contiguous are read in place: packing them would not pay.
-const IN_PLACE_ROWS: usize = 64;
 /// Bytes of y that a task may fill. Few rows are rather taken than few outputs, which each compute P and Q anew ...
 const OUTPUT_BYTES: usize = 4 << 20;
 /// ... unless they would be fewer than this.
@@ -72,12 +71,12 @@ impl Blocks {
         let size = size_of::<T::Acc>();
         let [k, r] = p.a.shape();
         let (i, j) = (p.b.shape()[0], p.c.shape()[0]);
-        let fit = (OUTPUT_BYTES / size / k.max(1)).clamp(FEW_ROWS, ROWS);
+        let fit = (OUTPUT_BYTES / size / k.max(1)).clamp(FEW_ROWS, ROWS) / table.nr * table.nr;
         let most = if threads > 1 { fit.min(p.n.div_ceil(4 * threads)) } else { fit };
         let nc = part(p.n, most.next_multiple_of(table.nr), table.nr).max(1);
         let rc = part(r, COMPONENTS, table.mr).next_multiple_of(table.mr).max(table.mr);
         let kb = part(k, OUTPUT_BYTES / size / nc, table.mr).next_multiple_of(table.mr).max(table.mr);
-        let kc = (p.caches.l1 / (table.mr * size)).clamp(64, 512) / 16 * 16;
+        let kc = p.caches.kc(table);
         let columns = |len: usize| len.next_multiple_of(table.mr);
         let packed = (i.saturating_add(j)).saturating_mul(columns(r)).saturating_add(r.saturating_mul(columns(k)));
         let packed = if packed.saturating_mul(size) <= PACKED_BYTES && p.n > IN_PLACE_ROWS { packed } else { 0 };
@@ -87,39 +86,11 @@ impl Blocks {
     }
 }
 
-/// Weights as the lane operand: depth × columns.
-#[derive(Clone, Copy)]
-struct Weights<'a, T: Kernels> {
-    view: View<'a, T, 2>,
-    /// All strips, each [depth][MR] (the last one as wide as it needs to be), or null.
-    packed: *const T::Acc,
-}
-
-// SAFETY: the packed weights are only read once tasks run.
-unsafe impl<T: Kernels> Sync for Weights<'_, T> {}
-
-/// Where a product goes: rows of contiguous sums.
-#[derive(Clone, Copy)]
-struct Rows<A> {
-    first: *mut A,
-    distance: usize,
-    /// Columns that may be written past the last one, because they are scratch.
-    padded: bool,
-}
-
 /// What sums start from: one row for all, or a row for each; zeros without.
 #[derive(Clone, Copy)]
 enum Start<'a, T> {
     Same(Option<View<'a, T, 1>>),
     Each(Option<View<'a, T, 2>>),
-}
-
-/// What part of a product: how many rows, from which depth of the weights on, which of their columns.
-#[derive(Clone, Copy)]
-struct Block {
-    rows: usize,
-    over: usize,
-    columns: Part,
 }
 
 impl<'a, T: Kernels> Problem<'a, T> {
@@ -142,7 +113,8 @@ impl<'a, T: Kernels> Problem<'a, T> {
         scratch::with([blocks.packed], |[packed]| {
             let mut next = if blocks.packed > 0 { packed } else { std::ptr::null_mut() };
             // SAFETY: `Blocks` counted the strips of the three.
-            let weights = [self.b, self.c, self.a.transpose()].map(|view| unsafe { self.pack_all(view, &mut next) });
+            let weights = [self.b, self.c, self.a.transpose()]
+                .map(|view| unsafe { Lanes::pack_all(self.table, view, &mut next) });
             let (n_blocks, k_blocks) = (self.n.div_ceil(blocks.nc), outputs.div_ceil(blocks.kb));
             parallel::run(threads, n_blocks * k_blocks, |index| {
                 let (n0, k0) = (index % n_blocks * blocks.nc, index / n_blocks * blocks.kb);
@@ -192,8 +164,7 @@ impl<'a, T: Kernels> Problem<'a, T> {
         // The rows are A's, the projection C's: y = ((zB) ⊙ A ⊙ λ) Cᵀ is this problem with C for A, blocked alike.
         let turned = Problem { n: k, a: self.c, c: self.a, u: None, v: None, bias: None, ..*self };
         let blocks = Blocks::new(&turned, 1);
-        let unpacked = |view| Weights { view, packed: std::ptr::null() };
-        let factors = [unpacked(self.b), unpacked(self.a), unpacked(self.c.transpose())];
+        let factors = [self.b, self.a, self.c.transpose()].map(Lanes::matrix);
         let (n_blocks, k_blocks) = (k.div_ceil(blocks.nc), self.c.shape()[0].div_ceil(blocks.kb));
         parallel::run(threads, groups * n_blocks * k_blocks, |index| {
             let (g, block) = (index / (n_blocks * k_blocks), index % (n_blocks * k_blocks));
@@ -210,63 +181,12 @@ impl<'a, T: Kernels> Problem<'a, T> {
             })
         })
     }
-
-    /// All strips of the weights, if there is room for them at `next`.
-    unsafe fn pack_all<'w>(&self, view: View<'w, T, 2>, next: &mut *mut T::Acc) -> Weights<'w, T> {
-        let [depth, columns] = view.shape();
-        let first = *next;
-        if !first.is_null() {
-            // A few rows at a time, so that rows are read once and in order, whichever axis they are.
-            for (d0, rows) in parts(depth, 32, self.table.lanes) {
-                for column in (0..columns).step_by(self.table.mr) {
-                    let width = (columns - column).min(self.table.mr).next_multiple_of(self.table.lanes);
-                    let to = next.wrapping_add(column * depth + d0 * width);
-                    // SAFETY: the caller's promise of room for the strips.
-                    unsafe { pack_strip(self.table, view, (d0, rows), (column, columns), to) };
-                }
-            }
-            *next = next.wrapping_add(columns.next_multiple_of(self.table.mr) * depth);
-        }
-        Weights { view, packed: first }
-    }
-}
-
-/// Columns from `column` on, at most MR of them, as [depth][width]; returns the vectors of the width.
-unsafe fn pack_strip<T: Kernels>(
-    table: &Table<T>,
-    view: View<'_, T, 2>,
-    (d0, depth): Part,
-    (column, end): (usize, usize),
-    to: *mut T::Acc,
-) -> usize {
-    let [sd, sc] = view.strides();
-    let rows = (end - column).min(table.mr);
-    let vectors = rows.div_ceil(table.lanes);
-    let offset = (d0 as isize).wrapping_mul(sd).wrapping_add((column as isize).wrapping_mul(sc));
-    // SAFETY: depth and columns are within the view, and `to` has the room.
-    unsafe {
-        (table.pack)(&Pack {
-            from: view.as_ptr().wrapping_offset(offset),
-            row_stride: sc,
-            column_stride: sd,
-            rows,
-            depth,
-            to,
-            width: vectors * table.lanes,
-        });
-    }
-    vectors
-}
-
-/// Whether rows so far apart follow each other closely enough to be read as one stream.
-fn near(stride: isize, depth: usize) -> bool {
-    stride > 0 && stride as usize <= depth + depth / 4
 }
 
 struct Task<'a, T: Kernels> {
     p: &'a Problem<'a, T>,
     blocks: &'a Blocks,
-    weights: &'a [Weights<'a, T>; 3],
+    weights: &'a [Lanes<'a, T>; 3],
     n: Part,
     k: Part,
     scratch: [*mut T::Acc; 7],
@@ -279,24 +199,24 @@ impl<T: Kernels> Task<'_, T> {
         // SAFETY: see `forward`, here and in all that it calls.
         unsafe {
             let y = self.start(to, strides, Start::Same(p.bias));
-            let h = Rows { first: self.scratch[0], distance: blocks.rc, padded: true };
-            let other = Rows { first: self.scratch[1], ..h };
+            let h = Target::scratch(self.scratch[0], blocks.rc);
+            let other = Target { first: self.scratch[1], ..h };
             let (z, x) = (z.slice_rows(self.n), x.slice_rows(self.n));
             let shared = z.strides()[0] == 0 && rows > 1;
             for r in parts(p.a.shape()[1], blocks.rc, p.table.mr) {
                 let of_rows = |columns| Block { rows, over: 0, columns };
                 if shared {
                     let one = Block { rows: 1, ..of_rows(r) };
-                    self.product(Cube::matrix(z), b, one, other, Epilogue::Set);
-                    self.product(Cube::matrix(x), c, of_rows(r), h, Epilogue::Set);
+                    self.product().run(Rows::Stored(Cube::matrix(z)), b, one, other, Epilogue::Set);
+                    self.product().run(Rows::Stored(Cube::matrix(x)), c, of_rows(r), h, Epilogue::Set);
                     self.hadamard(h.first, |_, r| *other.first.add(r), r.1);
                 } else {
-                    self.product(Cube::matrix(z), b, of_rows(r), h, Epilogue::Set);
+                    self.product().run(Rows::Stored(Cube::matrix(z)), b, of_rows(r), h, Epilogue::Set);
                     if x.shape()[1] <= blocks.kc {
-                        self.product(Cube::matrix(x), c, of_rows(r), h, Epilogue::Multiply);
+                        self.product().run(Rows::Stored(Cube::matrix(x)), c, of_rows(r), h, Epilogue::Multiply);
                     } else {
-                        self.product(Cube::matrix(x), c, of_rows(r), other, Epilogue::Set);
-                        self.hadamard(h.first, |n, r| *other.first.add(n * other.distance + r), r.1);
+                        self.product().run(Rows::Stored(Cube::matrix(x)), c, of_rows(r), other, Epilogue::Set);
+                        self.hadamard(h.first, |n, r| *other.offset(n, r).first, r.1);
                     }
                 }
                 self.scale(h.first, r);
@@ -304,13 +224,20 @@ impl<T: Kernels> Task<'_, T> {
             }
             for (weights, inputs) in [(p.u, z), (p.v, x)] {
                 if let Some(weights) = weights {
-                    let weights = Weights { view: weights.transpose(), packed: std::ptr::null() };
+                    let weights = Lanes::matrix(weights.transpose());
                     let block = Block { rows, over: 0, columns: self.k };
-                    self.product(Cube::matrix(inputs), weights, block, y, Epilogue::Add);
+                    self.product().run(Rows::Stored(Cube::matrix(inputs)), weights, block, y, Epilogue::Add);
                 }
             }
             self.finish(y, to, strides);
         }
+    }
+
+    fn product(&self) -> Product<T> {
+        let [_, _, _, strip, tile, staged, _] = self.scratch;
+        let few = self.p.n <= IN_PLACE_ROWS;
+        let factors = std::ptr::null_mut(); // no Khatri-Rao products
+        Product { table: self.p.table, kc: self.blocks.kc, few, strip, tile, staged, factors }
     }
 
     /// W′ of one row of z: see [`Problem::generate`].
@@ -320,15 +247,15 @@ impl<T: Kernels> Task<'_, T> {
         // SAFETY: see `Problem::generate`.
         unsafe {
             let y = self.start(to, strides, Start::Each(v));
-            let h = Rows { first: self.scratch[0], distance: blocks.rc, padded: true };
-            let p = Rows { first: self.scratch[1], ..h };
+            let h = Target::scratch(self.scratch[0], blocks.rc);
+            let p = Target { first: self.scratch[1], ..h };
             for r in parts(self.p.a.shape()[1], blocks.rc, self.p.table.mr) {
                 let one = Block { rows: 1, over: 0, columns: r };
-                self.product(Cube::matrix(z), b, one, p, Epilogue::Set);
+                self.product().run(Rows::Stored(Cube::matrix(z)), b, one, p, Epilogue::Set);
                 for n in 0..rows {
                     for component in 0..r.1 {
-                        let a = factor.view.get([self.n.0 + n, r.0 + component]).unwrap_or_default().to_acc();
-                        *h.first.add(n * h.distance + component) = *p.first.add(component) * a;
+                        let a = factor.view.get([0, self.n.0 + n, r.0 + component]).unwrap_or_default().to_acc();
+                        *h.offset(n, component).first = *p.first.add(component) * a;
                     }
                 }
                 self.scale(h.first, r);
@@ -339,16 +266,16 @@ impl<T: Kernels> Task<'_, T> {
     }
 
     /// Where the sums of this block go, set to `initial`: y itself, if its rows are such as the microkernel writes.
-    unsafe fn start(&self, to: *mut T, [sn, sk]: [isize; 2], rows: Start<'_, T>) -> Rows<T::Acc> {
+    unsafe fn start(&self, to: *mut T, [sn, sk]: [isize; 2], rows: Start<'_, T>) -> Target<T::Acc> {
         let y = if self.direct([sn, sk]) {
             let first = to.wrapping_offset((self.n.0 as isize).wrapping_mul(sn).wrapping_add(self.k.0 as isize));
-            Rows { first: first.cast::<T::Acc>(), distance: sn as usize, padded: false }
+            Target { first: first.cast::<T::Acc>(), row_stride: sn, column_stride: 1, padded: false }
         } else {
-            Rows { first: self.scratch[2], distance: self.blocks.kb, padded: true }
+            Target::scratch(self.scratch[2], self.blocks.kb)
         };
         for n in 0..self.n.1 {
             // SAFETY: rows and columns of this block.
-            let row = unsafe { std::slice::from_raw_parts_mut(y.first.add(n * y.distance), self.k.1) };
+            let row = unsafe { std::slice::from_raw_parts_mut(y.offset(n, 0).first, self.k.1) };
             match rows {
                 Start::Same(None) | Start::Each(None) => row.fill(T::Acc::default()),
                 Start::Same(Some(b)) if n == 0 => {
@@ -373,7 +300,7 @@ impl<T: Kernels> Task<'_, T> {
     }
 
     /// The sums, written to y unless they are there.
-    unsafe fn finish(&self, y: Rows<T::Acc>, to: *mut T, [sn, sk]: [isize; 2]) {
+    unsafe fn finish(&self, y: Target<T::Acc>, to: *mut T, [sn, sk]: [isize; 2]) {
         if self.direct([sn, sk]) {
             return;
         }
@@ -382,7 +309,7 @@ impl<T: Kernels> Task<'_, T> {
             let to = to.wrapping_offset((self.k.0 as isize).wrapping_mul(sk));
             // SAFETY: rows and columns of this block, in scratch and in y.
             unsafe {
-                let from = std::slice::from_raw_parts(y.first.add(n * y.distance), self.k.1);
+                let from = std::slice::from_raw_parts(y.offset(n, 0).first, self.k.1);
                 if sk == 1 {
                     T::narrow(from, std::slice::from_raw_parts_mut(to, self.k.1));
                     continue;
@@ -419,85 +346,13 @@ impl<T: Kernels> Task<'_, T> {
     }
 
     /// y += H · Aᵀ, for components r.
-    unsafe fn project(&self, h: Rows<T::Acc>, weights: Weights<'_, T>, r: Part, to: Rows<T::Acc>) {
+    unsafe fn project(&self, h: Target<T::Acc>, weights: Lanes<'_, T>, r: Part, to: Target<T::Acc>) {
         let rows = self.n.1;
         let block = Block { rows, over: r.0, columns: self.k };
         // SAFETY: see `forward`; H is one output of rows × components.
         unsafe {
-            let h = View::from_raw_parts(h.first.cast_const(), [1, rows, r.1], [0, h.distance as isize, 1]);
-            self.product(Cube::Widened(h), weights, block, to, Epilogue::Add);
-        }
-    }
-
-    /// `to` [rows][columns] ←/+/⊙ inputs [rows][depth] · weights [depth][columns], for these columns of the weights, and
-    /// the part of their depth that is the inputs' whole.
-    unsafe fn product(
-        &self,
-        inputs: Cube<'_, T>,
-        weights: Weights<'_, T>,
-        Block { rows, over, columns }: Block,
-        to: Rows<T::Acc>,
-        epilogue: Epilogue,
-    ) {
-        let over = (over, inputs.shape()[2]);
-        let (table, blocks) = (self.p.table, self.blocks);
-        let [_, _, _, strip, tile, staged, _] = self.scratch;
-        let whole = weights.view.shape()[0];
-        // SAFETY: see `forward`.
-        unsafe {
-            if over.1 == 0 && epilogue == Epilogue::Set {
-                for n in 0..rows {
-                    std::slice::from_raw_parts_mut(to.first.add(n * to.distance), columns.1).fill(T::Acc::default());
-                }
-            }
-            for (index, (d0, depth)) in parts(over.1, blocks.kc, table.lanes).enumerate() {
-                let (b, _, b_stride) = inputs.stage(table, [(0, 1), (0, rows), (d0, depth)], staged, depth + 16);
-                let epilogue = if index == 0 { epilogue } else { Epilogue::Add };
-                for column in (0..columns.1).step_by(table.mr) {
-                    let end = columns.0 + columns.1;
-                    let from = columns.0 + column;
-                    let [sd, sc] = weights.view.strides();
-                    let in_place = T::IN_PLACE && sc == 1 && end - from >= table.mr && self.p.n <= IN_PLACE_ROWS;
-                    let (a, a_stride, vectors) = if weights.packed.is_null() && in_place {
-                        let offset = ((over.0 + d0) as isize).wrapping_mul(sd).wrapping_add(from as isize);
-                        (weights.view.as_ptr().wrapping_offset(offset).cast(), sd, table.mr / table.lanes)
-                    } else if weights.packed.is_null() {
-                        let vectors = pack_strip(table, weights.view, (over.0 + d0, depth), (from, end), strip);
-                        (strip.cast_const(), (vectors * table.lanes) as isize, vectors)
-                    } else {
-                        let vectors = (weights.view.shape()[1] - from).min(table.mr).div_ceil(table.lanes);
-                        let first = weights.packed.wrapping_add(from * whole);
-                        let width = vectors * table.lanes;
-                        (first.wrapping_add((over.0 + d0) * width), width as isize, vectors)
-                    };
-                    let width = vectors * table.lanes;
-                    let used = (columns.1 - column).min(width);
-                    let gemm = Gemm {
-                        a,
-                        a_stride,
-                        vectors,
-                        b,
-                        b_stride,
-                        rows,
-                        depth,
-                        out: to.first.wrapping_add(column),
-                        out_stride: to.distance,
-                        epilogue,
-                        fetch: if column == 0 && near(b_stride, depth) { Fetch::Rows } else { Fetch::Nothing },
-                    };
-                    if to.padded || used == width {
-                        (table.arithmetic.gemm)(&gemm);
-                        continue;
-                    }
-                    // The last strip of y is computed beside it, and only its columns are added.
-                    (table.arithmetic.gemm)(&Gemm { out: tile, out_stride: width, epilogue: Epilogue::Set, ..gemm });
-                    for n in 0..rows {
-                        let sums = std::slice::from_raw_parts(tile.add(n * width), used);
-                        let to = gemm.out.wrapping_add(n * to.distance);
-                        super::kernels::add_into(std::slice::from_raw_parts_mut(to, used), sums);
-                    }
-                }
-            }
+            let h = View::from_raw_parts(h.first.cast_const(), [1, rows, r.1], [0, h.row_stride, 1]);
+            self.product().run(Rows::Stored(Cube::Widened(h)), weights, block, to, Epilogue::Add);
         }
     }
 }

@@ -5,17 +5,20 @@ mod context;
 mod cost;
 mod cp;
 mod dense;
+mod gradient;
 mod kernels;
 mod operand;
 mod output;
 mod parallel;
 mod plan;
 mod problem;
+mod product;
 mod scratch;
 mod simd;
 mod small;
 mod table;
 
+pub(crate) use gradient::backward;
 pub(crate) use plan::{plan, plan_shared};
 pub(crate) use simd::{Capability, Kernels};
 

@@ -36,11 +36,9 @@ impl<'a, T: Kernels> Problem<'a, T> {
         Problem { i: self.j, j: self.i, w, layout: [sk, sj, si], u: self.v, v: self.u, ..self }
     }
 
-    /// Depth of a pass of the microkernel, KC: a panel of it takes the size of L1. Half of that would stay there while
-    /// rows of W pass, but the panel's vectors are needed at a few bytes a cycle, which L2 gives too, and each pass costs
-    /// an epilogue.
+    /// KC.
     pub(crate) fn kc(&self) -> usize {
-        (self.caches.l1 / (self.table.mr * size_of::<T::Acc>())).clamp(64, 512) / 16 * 16
+        self.caches.kc(self.table)
     }
 
     /// Elements of a block of W: an eighth of L2, because the next one is brought in beside it, the panels of z, x and y

@@ -10,7 +10,7 @@
 
 use crate::cpu::simd::{Kernels, Simd, Widen};
 
-/// Bytes that W is brought in advance of the next rows: some 100 ns of a core's bandwidth.
+/// Bytes that W is brought in advance of the next rows: what a core reads in some 200 to 350 ns.
 const AHEAD: usize = 8192;
 
 /// Whether rows are folded with z into one output, or are outputs themselves.
