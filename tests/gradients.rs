@@ -210,7 +210,7 @@ fn threads<T: Element>() {
 for_each_dtype!(integers, bounds, strided, added, threads);
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, rng_seed: proptest::test_runner::RngSeed::Fixed(1), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, rng_seed: proptest::test_runner::RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// ⟨g, y⟩ = ⟨dW, W⟩ = ⟨dz, z⟩ = ⟨dx, x⟩ for the contraction alone: all four are T, exactly for integers.
     #[test]
@@ -237,7 +237,8 @@ proptest! {
             y.as_slice().iter().zip(&g).map(|(y, g)| y * g).sum::<f64>()
         };
         let gradients = data.layer().backward(data.z(), data.x(), View::new(&g, [n, k]).unwrap()).unwrap();
-        let fields: [fn(&mut Dense<f64>) -> &mut Vec<f64>; 6] =
+        type Field = fn(&mut Dense<f64>) -> &mut Vec<f64>;
+        let fields: [Field; 6] =
             [|d| &mut d.z, |d| &mut d.x, |d| &mut d.w, |d| &mut d.u, |d| &mut d.v, |d| &mut d.b];
         for (field, (name, gradient)) in fields.into_iter().zip(parts(&gradients)) {
             for (index, &expected) in gradient.iter().enumerate() {
