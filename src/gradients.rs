@@ -1,6 +1,7 @@
 //! Gradients: which are wanted, where they go, and the owned results.
 
 use crate::error::check;
+use crate::interaction::limit;
 use crate::{Element, Interaction, Result, Tensor, View, ViewMut, cpu};
 
 /// Where one gradient goes, and whether it replaces what is there or is added to it.
@@ -130,6 +131,7 @@ impl<T: Element> Interaction<'_, T> {
         check("z", "features", self.i, z.shape()[1])?;
         check("x", "features", self.j, x.shape()[1])?;
         check("z", "rows", x.shape()[0], z.shape()[0])?;
+        limit(x.shape()[0])?;
         check("g", "rows", x.shape()[0], g.shape()[0])?;
         check("g", "outputs", self.k, g.shape()[1])
     }

@@ -2,6 +2,7 @@
 
 use crate::cpu::{self, Panels};
 use crate::error::check;
+use crate::view::LONGEST;
 use crate::{Context, Element, Plan, Prepared, Result, Tensor, View, ViewMut};
 
 /// How W is given.
@@ -67,10 +68,20 @@ pub struct Generated<T> {
     pub bias: Tensor<T, 2>,
 }
 
+/// That an axis has a length which memory can have.
+pub(crate) fn limit(len: usize) -> Result<()> {
+    if len <= LONGEST { Ok(()) } else { Err(crate::Error::TooLarge { what: "an axis" }) }
+}
+
 impl<'a, T: Element> Interaction<'a, T> {
     fn new(k: usize, i: usize, j: usize, core: Core<'a, T>) -> Result<Self> {
-        if let Core::Dense(w) = &core {
-            crate::view::elements(&w.shape())?;
+        limit(k.max(i).max(j))?;
+        match &core {
+            Core::Absent => {}
+            Core::Dense(w) => {
+                crate::view::elements(&w.shape())?;
+            }
+            Core::Cp { a, .. } => limit(a.shape()[1])?,
         }
         let layout = match &core {
             Core::Absent => [0; 3],
@@ -98,7 +109,7 @@ impl<'a, T: Element> Interaction<'a, T> {
         Self::new(a.shape()[0], b.shape()[0], c.shape()[0], Core::Cp { a, b, c, lambda: None })
     }
 
-    /// No W: the linear layer on [z, x] that U, V and b make. Errors: none.
+    /// No W: the linear layer on [z, x] that U, V and b make. Errors: [`crate::Error::TooLarge`].
     pub fn linear(outputs: usize, z_features: usize, x_features: usize) -> Result<Self> {
         Self::new(outputs, z_features, x_features, Core::Absent)
     }
@@ -215,7 +226,8 @@ impl<'a, T: Element> Interaction<'a, T> {
     fn check_inputs(&self, z: &View<'_, T, 2>, x: &View<'_, T, 2>) -> Result<()> {
         check("z", "features", self.i, z.shape()[1])?;
         check("x", "features", self.j, x.shape()[1])?;
-        check("z", "rows", x.shape()[0], z.shape()[0])
+        check("z", "rows", x.shape()[0], z.shape()[0])?;
+        limit(x.shape()[0])
     }
 
     /// Shared context: y [G, M, K] where each of the G rows of `z` [G, I] meets M rows of `x` [G, M, J].
@@ -248,6 +260,7 @@ impl<'a, T: Element> Interaction<'a, T> {
         check("z", "features", self.i, z.shape()[1])?;
         check("x", "features", self.j, x.shape()[2])?;
         check("z", "groups", x.shape()[0], z.shape()[0])?;
+        limit(x.shape()[0].max(x.shape()[1]))?;
         check("y", "groups", x.shape()[0], y.shape()[0])?;
         check("y", "rows", x.shape()[1], y.shape()[1])?;
         check("y", "outputs", self.k, y.shape()[2])?;
@@ -281,6 +294,7 @@ impl<'a, T: Element> Interaction<'a, T> {
     pub fn generate_into(&self, z: View<'_, T, 2>, weights: ViewMut<'_, T, 3>, bias: ViewMut<'_, T, 2>) -> Result<()> {
         let groups = z.shape()[0];
         check("z", "features", self.i, z.shape()[1])?;
+        limit(groups)?;
         check("weights", "groups", groups, weights.shape()[0])?;
         check("weights", "outputs", self.k, weights.shape()[1])?;
         check("weights", "features", self.j, weights.shape()[2])?;
@@ -291,11 +305,13 @@ impl<'a, T: Element> Interaction<'a, T> {
 
     /// What [`forward`](Self::forward) does with `rows` rows. Errors: [`crate::Error::Algorithm`].
     pub fn plan(&self, rows: usize) -> Result<Plan> {
+        limit(rows)?;
         cpu::plan(self, rows)
     }
 
     /// What [`forward_shared`](Self::forward_shared) does with `groups` rows of z and `rows` rows of x for each.
     pub fn plan_shared(&self, groups: usize, rows: usize) -> Result<Plan> {
+        limit(groups.max(rows))?;
         cpu::plan_shared(self, groups, rows)
     }
 

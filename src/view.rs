@@ -110,8 +110,9 @@ fn check_bounds<const D: usize>(len: usize, offset: usize, shape: [usize; D], st
     }
     let (mut low, mut high) = (offset as i128, offset as i128);
     for (&len, &stride) in shape.iter().zip(&strides) {
+        // Each reach is below 2¹²⁷, but not their sum.
         let reach = (len as i128 - 1) * stride as i128;
-        if reach < 0 { low += reach } else { high += reach }
+        if reach < 0 { low = low.saturating_add(reach) } else { high = high.saturating_add(reach) }
     }
     if low < 0 || high >= len as i128 { Err(Error::OutOfBounds { len, reach: (low, high) }) } else { Ok(()) }
 }
@@ -133,9 +134,23 @@ fn check_disjoint<const D: usize>(shape: [usize; D], strides: [isize; D]) -> Res
         if stride <= span {
             return Err(Error::Overlap { shape: shape.to_vec(), strides: strides.to_vec() });
         }
-        span += stride * (shape[axis] as u128 - 1);
+        span = span.saturating_add(stride.saturating_mul(shape[axis] as u128 - 1));
     }
     Ok(())
+}
+
+/// The longest axis that a layer or a batch may have: no memory holds more, but a view with a zero stride might.
+pub(crate) const LONGEST: usize = 1 << 40;
+
+/// The strides, of which those that lead to no second element are kept small, so that arithmetic on them does not overflow.
+fn tame<const D: usize>(shape: [usize; D], mut strides: [isize; D]) -> [isize; D] {
+    let empty = shape.contains(&0);
+    for (stride, len) in strides.iter_mut().zip(shape) {
+        if empty || len == 1 {
+            *stride = (*stride).clamp(-(LONGEST as isize), LONGEST as isize);
+        }
+    }
+    strides
 }
 
 impl<'a, T, const D: usize> View<'a, T, D> {
@@ -155,7 +170,7 @@ impl<'a, T, const D: usize> View<'a, T, D> {
         check_bounds(data.len(), offset, shape, strides)?;
         // SAFETY: `offset` ≤ `data.len()` by the check (for an empty shape too).
         let ptr = unsafe { data.as_ptr().add(offset) };
-        Ok(View { ptr, shape, strides, memory: PhantomData })
+        Ok(View { ptr, shape, strides: tame(shape, strides), memory: PhantomData })
     }
 
     /// A view of memory that Rust does not own, for bindings to other languages.
@@ -165,7 +180,7 @@ impl<'a, T, const D: usize> View<'a, T, D> {
     /// For all of `'a`, every element that shape and strides reach from `ptr` must be readable, initialised,
     /// aligned, in one allocation and not written.
     pub unsafe fn from_raw_parts(ptr: *const T, shape: [usize; D], strides: [isize; D]) -> Self {
-        View { ptr, shape, strides, memory: PhantomData }
+        View { ptr, shape, strides: tame(shape, strides), memory: PhantomData }
     }
 
     /// Lengths of the axes.
@@ -303,7 +318,7 @@ impl<'a, T, const D: usize> ViewMut<'a, T, D> {
         check_disjoint(shape, strides)?;
         // SAFETY: `offset` ≤ `data.len()` by the check (for an empty shape too).
         let ptr = unsafe { data.as_mut_ptr().add(offset) };
-        Ok(ViewMut { ptr, shape, strides, memory: PhantomData })
+        Ok(ViewMut { ptr, shape, strides: tame(shape, strides), memory: PhantomData })
     }
 
     /// A view of memory that Rust does not own, for bindings to other languages.
@@ -315,7 +330,7 @@ impl<'a, T, const D: usize> ViewMut<'a, T, D> {
     /// allocation and used by nobody else.
     pub unsafe fn from_raw_parts(ptr: *mut T, shape: [usize; D], strides: [isize; D]) -> Result<Self> {
         check_disjoint(shape, strides)?;
-        Ok(ViewMut { ptr, shape, strides, memory: PhantomData })
+        Ok(ViewMut { ptr, shape, strides: tame(shape, strides), memory: PhantomData })
     }
 
     /// Lengths of the axes.

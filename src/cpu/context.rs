@@ -237,6 +237,7 @@ impl<T: Kernels> Task<'_, T> {
                             from_memory: true,
                         });
                         let offset = group.wrapping_mul(sg).wrapping_add((m.0 as isize).wrapping_mul(sm));
+                        let offset = offset.wrapping_add((self.k.0 as isize).wrapping_mul(sk));
                         small::write::<T>(None, self.sums, [outs, m.1], to.wrapping_offset(offset), [sk, sm]);
                     }
                 }
