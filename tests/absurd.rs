@@ -1,5 +1,5 @@
 //! Shapes and strides that no memory has, but a view with a zero stride or without elements may: errors or right results,
-//! never an overflow. (`.ci/run` runs these in a debug build too, where arithmetic that overflows panics.)
+//! never an overflow. (`.ci/run` runs the tests in a debug build too, where arithmetic that overflows panics.)
 
 mod common;
 

@@ -224,13 +224,14 @@ fn too_large() {
     let vast = View::strided(&one, 0, [1 << 30, 1 << 30, 1 << 30], [0, 0, 0]).unwrap();
     assert_eq!(Interaction::dense(vast).err(), too_large);
     // An output for so many rows that it cannot be addressed, or not be allocated.
-    let layer = Interaction::<f32>::linear(4, 1, 1).unwrap();
+    let layer = Interaction::<f32>::linear(1 << 40, 1, 1).unwrap();
     let rows = |n| View::strided(&one, 0, [n, 1], [0, 0]).unwrap();
-    assert_eq!(layer.forward(rows(usize::MAX), rows(usize::MAX)).err(), too_large);
-    let n = isize::MAX as usize / 8;
-    assert_eq!(layer.forward(rows(n), rows(n)).err(), Some(Error::OutOfMemory { bytes: 4 * 4 * n }));
-    let n = isize::MAX as usize / 4;
-    assert_eq!(layer.forward(rows(n), rows(n)).err(), Some(Error::OutOfMemory { bytes: usize::MAX }));
+    assert_eq!(layer.forward(rows(1 << 40), rows(1 << 40)).err(), too_large);
+    assert_eq!(layer.forward(rows(1 << 22), rows(1 << 22)).err(), Some(Error::OutOfMemory { bytes: usize::MAX }));
+    assert_eq!(layer.forward(rows(1 << 20), rows(1 << 20)).err(), Some(Error::OutOfMemory { bytes: 1 << 62 }));
+    // More rows than any memory has.
+    let rows = rows(usize::MAX);
+    assert_eq!(layer.forward(rows, rows).err(), Some(Error::TooLarge { what: "an axis" }));
 }
 
 #[test]
