@@ -53,7 +53,7 @@ impl Blocks {
         let ld = p.j.next_multiple_of(mr) + 16;
         let gb = part(p.n, (8 * p.table.nr).min(GENERATED / ld).max(1), 1).max(1);
         let g_blocks = p.n.div_ceil(gb).max(1);
-        let wanted = if threads > 1 { (4 * threads).div_ceil(g_blocks) } else { 1 };
+        let wanted = parallel::cut(threads, g_blocks);
         let kb =
             part(p.k, (GENERATED / ld / gb).min(GENERATED / (4 * mr)).clamp(1, p.k.div_ceil(wanted).max(OUTPUTS)), 1)
                 .max(1);

@@ -57,7 +57,7 @@ impl Blocks {
         let nc = part(p.n, most, mr).next_multiple_of(mr).max(mr);
         let n_blocks = p.n.div_ceil(nc).max(1);
         let fit = (PANEL_BYTES / size / nc).max(1);
-        let wanted = if threads > 1 { (4 * threads).div_ceil(n_blocks) } else { 1 };
+        let wanted = parallel::cut(threads, n_blocks);
         let kb = part(p.k, fit.min(p.k.div_ceil(wanted).max(OUTPUTS)), 1).max(1);
         let ld = ld_of(kc);
         let products = if algorithm == Algorithm::KhatriRao { kc * mr } else { 0 };

@@ -42,6 +42,16 @@ pub(crate) fn run(threads: usize, tasks: usize, task: impl Fn(usize) -> Result<(
     failure.into_inner().map_or(Ok(()), Err)
 }
 
+/// Into how many parts to cut an axis so that, with `others` parts of another, there are four tasks for each thread; and as
+/// many for one thread as for the other, if that takes no more than twice as many.
+pub(crate) fn cut(threads: usize, others: usize) -> usize {
+    if threads <= 1 {
+        return 1;
+    }
+    let wanted = (4 * threads).div_ceil(others);
+    (wanted..=2 * wanted).find(|parts| (parts * others).is_multiple_of(threads)).unwrap_or(wanted)
+}
+
 /// A pointer that tasks share; each writes elements of its own.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared<T>(*mut T);

@@ -57,7 +57,7 @@ impl<'a, T: Kernels> Inputs<'a, T> {
         let most = if threads > 1 { ROWS.min(n.div_ceil(threads)) } else { ROWS };
         let nc = part(n, most.next_multiple_of(table.nr), table.nr).max(1);
         let n_blocks = n.div_ceil(nc);
-        let wanted = if threads > 1 { (4 * threads).div_ceil(n_blocks) } else { 1 };
+        let wanted = parallel::cut(threads, n_blocks);
         let jb = part(columns, columns.div_ceil(wanted).next_multiple_of(table.mr), table.mr).max(1);
         let j_blocks = columns.div_ceil(jb);
         let kc = self.caches.kc::<T>(table);

@@ -142,6 +142,17 @@ pub(crate) trait Kernels: Copy + Default + Send + Sync + 'static {
     fn table(capability: Capability) -> &'static Table<Self>;
 }
 
+/// As `bf16::from_f32`, but without branches, so that the compiler makes vectors of it: round to nearest, ties to even; NaN
+/// stays NaN and becomes quiet.
+fn narrow_bf16(from: &[f32], to: &mut [bf16]) {
+    for (&from, to) in from.iter().zip(to) {
+        let bits = from.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+        let quiet = bits | 0x0040_0000;
+        *to = bf16::from_bits(((if from.is_nan() { quiet } else { rounded }) >> 16) as u16);
+    }
+}
+
 macro_rules! kernels {
     ($storage:ty, $acc:ty, $in_place:literal, $to:expr, $from:expr, $narrow:expr, $table:ident) => {
         impl Kernels for $storage {
@@ -179,4 +190,25 @@ macro_rules! kernels {
 kernels!(f32, f32, true, |v| v, |v| v, |from, to: &mut [f32]| to.copy_from_slice(from), F32);
 kernels!(f64, f64, true, |v| v, |v| v, |from, to: &mut [f64]| to.copy_from_slice(from), F64);
 kernels!(f16, f32, false, f16::to_f32, f16::from_f32, |from, to: &mut [f16]| to.convert_from_f32_slice(from), F16);
-kernels!(bf16, f32, false, bf16::to_f32, bf16::from_f32, |from, to: &mut [bf16]| to.convert_from_f32_slice(from), BF16);
+kernels!(bf16, f32, false, bf16::to_f32, bf16::from_f32, narrow_bf16, BF16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every bf16, its neighbours in f32, and the ties between.
+    #[test]
+    fn narrowing_bf16_is_that_of_half() {
+        let mut values = Vec::new();
+        for high in 0..=u16::MAX {
+            for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                values.push(f32::from_bits(u32::from(high) << 16 | low));
+            }
+        }
+        let mut narrow = vec![bf16::ZERO; values.len()];
+        narrow_bf16(&values, &mut narrow);
+        for (value, narrow) in values.into_iter().zip(narrow) {
+            assert_eq!(narrow.to_bits(), bf16::from_f32(value).to_bits(), "{value} {:x}", value.to_bits());
+        }
+    }
+}
