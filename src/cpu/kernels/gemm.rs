@@ -79,14 +79,14 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
                 Fetch::Nothing => none,
                 Fetch::Rows => Ahead {
                     weights: b.wrapping_offset(AHEAD * NR as isize * g.b_stride),
-                    weights_step: NR * g.b_stride as usize * size / g.depth.max(1),
+                    weights_step: (g.b_stride as usize).wrapping_mul(NR * size) / g.depth.max(1),
                     ..none
                 },
                 Fetch::Lanes => Ahead {
                     weights: g.a.wrapping_add(MV * S::LANES),
-                    weights_step: g.a_stride as usize * size,
+                    weights_step: (g.a_stride as usize).wrapping_mul(size), // of rows in reverse order too
                     panels: g.a.wrapping_add(MV * S::LANES).wrapping_byte_add(64),
-                    panels_step: g.a_stride as usize * size,
+                    panels_step: (g.a_stride as usize).wrapping_mul(size),
                 },
             };
             let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, g.b_stride, &mut ahead);

@@ -38,8 +38,8 @@ impl<A> Ahead<A> {
     /// So many steps of depth later.
     pub(crate) fn after(self, steps: usize) -> Self {
         Ahead {
-            weights: self.weights.wrapping_byte_add(steps * self.weights_step),
-            panels: self.panels.wrapping_byte_add(steps * self.panels_step),
+            weights: self.weights.wrapping_byte_add(steps.wrapping_mul(self.weights_step)),
+            panels: self.panels.wrapping_byte_add(steps.wrapping_mul(self.panels_step)),
             ..self
         }
     }
