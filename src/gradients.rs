@@ -2,7 +2,7 @@
 
 use crate::error::check;
 use crate::interaction::limit;
-use crate::{Element, Interaction, Result, Tensor, View, ViewMut, cpu};
+use crate::{Element, Interaction, Result, Saved, Tensor, View, ViewMut, cpu};
 
 /// Where one gradient goes, and whether it replaces what is there or is added to it.
 #[derive(Debug)]
@@ -23,14 +23,16 @@ impl<'a, A, const D: usize> Gradient<'a, A, D> {
     }
 }
 
-/// The gradients that [`Interaction::backward_into`] computes: those that are present. All are in the accumulator's type,
-/// f32 for f16 and bf16.
-#[derive(Debug, Default)]
-pub struct Wanted<'a, T: Element> {
-    /// dz [N, I].
+/// The gradients that a backward pass computes: those that are present. All are in the accumulator's type, f32 for f16 and
+/// bf16. `D` is the number of axes of x: 2, or 3 for a shared context.
+#[derive(Debug)]
+pub struct Wanted<'a, T: Element, const D: usize = 2> {
+    /// dz [N, I]; of a shared context [G, I], summed over the rows that shared it.
     pub z: Option<Gradient<'a, T::Accumulator, 2>>,
-    /// dx [N, J].
-    pub x: Option<Gradient<'a, T::Accumulator, 2>>,
+    /// dx [N, J], or [G, M, J].
+    pub x: Option<Gradient<'a, T::Accumulator, D>>,
+    /// dz + dx [N, I], where z and x are the same tensor (I = J).
+    pub tied: Option<Gradient<'a, T::Accumulator, 2>>,
     /// dW [K, I, J].
     pub w: Option<Gradient<'a, T::Accumulator, 3>>,
     /// dU [K, I].
@@ -39,15 +41,45 @@ pub struct Wanted<'a, T: Element> {
     pub v: Option<Gradient<'a, T::Accumulator, 2>>,
     /// db \[K\].
     pub b: Option<Gradient<'a, T::Accumulator, 1>>,
+    /// Those of CP factors.
+    pub cp: WantedFactors<'a, T>,
+    /// What [`Interaction::forward_saving`] kept of the same z and x, so that it is not computed again.
+    pub saved: Option<&'a Saved<T>>,
 }
 
-/// All gradients of a layer: of both inputs, and of the weights that it has.
+impl<T: Element, const D: usize> Default for Wanted<'_, T, D> {
+    fn default() -> Self {
+        let cp = WantedFactors::default();
+        Wanted { z: None, x: None, tied: None, w: None, u: None, v: None, b: None, cp, saved: None }
+    }
+}
+
+/// Gradients of CP factors that are wanted.
+#[derive(Debug)]
+pub struct WantedFactors<'a, T: Element> {
+    /// dA [K, R].
+    pub a: Option<Gradient<'a, T::Accumulator, 2>>,
+    /// dB [I, R].
+    pub b: Option<Gradient<'a, T::Accumulator, 2>>,
+    /// dC [J, R].
+    pub c: Option<Gradient<'a, T::Accumulator, 2>>,
+    /// dλ \[R\]; of a layer without λ, at λ = 1.
+    pub lambda: Option<Gradient<'a, T::Accumulator, 1>>,
+}
+
+impl<T: Element> Default for WantedFactors<'_, T> {
+    fn default() -> Self {
+        WantedFactors { a: None, b: None, c: None, lambda: None }
+    }
+}
+
+/// All gradients of a layer: of both inputs, and of the weights that it has. `D` is the number of axes of x.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Gradients<T: Element> {
-    /// dz [N, I].
+pub struct Gradients<T: Element, const D: usize = 2> {
+    /// dz [N, I], or [G, I].
     pub z: Tensor<T::Accumulator, 2>,
-    /// dx [N, J].
-    pub x: Tensor<T::Accumulator, 2>,
+    /// dx [N, J], or [G, M, J]; [G, 0] of [`Interaction::backward_generate`], which has no x.
+    pub x: Tensor<T::Accumulator, D>,
     /// dW [K, I, J].
     pub w: Option<Tensor<T::Accumulator, 3>>,
     /// dU [K, I].
@@ -56,11 +88,114 @@ pub struct Gradients<T: Element> {
     pub v: Option<Tensor<T::Accumulator, 2>>,
     /// db \[K\].
     pub b: Option<Tensor<T::Accumulator, 1>>,
+    /// Those of CP factors.
+    pub cp: Option<FactorGradients<T>>,
+}
+
+/// Gradients of CP factors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FactorGradients<T: Element> {
+    /// dA [K, R].
+    pub a: Tensor<T::Accumulator, 2>,
+    /// dB [I, R].
+    pub b: Tensor<T::Accumulator, 2>,
+    /// dC [J, R].
+    pub c: Tensor<T::Accumulator, 2>,
+    /// dλ \[R\], if the layer has λ.
+    pub lambda: Option<Tensor<T::Accumulator, 1>>,
+}
+
+impl<T: Element, const D: usize> Gradients<T, D> {
+    /// Zeros, for the gradients of `layer` and inputs of these shapes.
+    fn zeros(layer: &Interaction<'_, T>, z: [usize; 2], x: [usize; D]) -> Result<Self> {
+        let [k, i, j] = [layer.k, layer.i, layer.j];
+        let factors = |r: usize| {
+            Ok(FactorGradients {
+                a: Tensor::zeros([k, r])?,
+                b: Tensor::zeros([i, r])?,
+                c: Tensor::zeros([j, r])?,
+                lambda: if layer.has_lambda() { Some(Tensor::zeros([r])?) } else { None },
+            })
+        };
+        Ok(Gradients {
+            z: Tensor::zeros(z)?,
+            x: Tensor::zeros(x)?,
+            w: if layer.is_dense() { Some(Tensor::zeros([k, i, j])?) } else { None },
+            u: layer.u.map(|_| Tensor::zeros([k, i])).transpose()?,
+            v: layer.v.map(|_| Tensor::zeros([k, j])).transpose()?,
+            b: layer.b.map(|_| Tensor::zeros([k])).transpose()?,
+            cp: layer.rank().map(factors).transpose()?,
+        })
+    }
+
+    /// All of them, to be written.
+    fn wanted(&mut self) -> Wanted<'_, T, D> {
+        let cp = self.cp.as_mut().map_or_else(WantedFactors::default, |cp| WantedFactors {
+            a: Some(Gradient::write(cp.a.view_mut())),
+            b: Some(Gradient::write(cp.b.view_mut())),
+            c: Some(Gradient::write(cp.c.view_mut())),
+            lambda: cp.lambda.as_mut().map(|to| Gradient::write(to.view_mut())),
+        });
+        Wanted {
+            z: Some(Gradient::write(self.z.view_mut())),
+            x: Some(Gradient::write(self.x.view_mut())),
+            tied: None,
+            w: self.w.as_mut().map(|to| Gradient::write(to.view_mut())),
+            u: self.u.as_mut().map(|to| Gradient::write(to.view_mut())),
+            v: self.v.as_mut().map(|to| Gradient::write(to.view_mut())),
+            b: self.b.as_mut().map(|to| Gradient::write(to.view_mut())),
+            cp,
+            saved: None,
+        }
+    }
+}
+
+impl<T: Element, const D: usize> Wanted<'_, T, D> {
+    /// That every destination has the shape of what it is for.
+    fn check(&self, layer: &Interaction<'_, T>, z: [usize; 2], x: [usize; D]) -> Result<()> {
+        fn shape<A, const D: usize>(
+            name: &'static str,
+            gradient: &Option<Gradient<'_, A, D>>,
+            axes: [&'static str; D],
+            lengths: [usize; D],
+        ) -> Result<()> {
+            let Some(Gradient { to, .. }) = gradient else { return Ok(()) };
+            let lengths = lengths.into_iter().zip(to.shape());
+            axes.into_iter().zip(lengths).try_for_each(|(axis, (expected, len))| check(name, axis, expected, len))
+        }
+        let (k, i, j, r) = (layer.k, layer.i, layer.j, layer.rank().unwrap_or(0));
+        let x_axes = std::array::from_fn(|axis| match D - axis {
+            1 => "features",
+            2 => "rows",
+            _ => "groups",
+        });
+        shape("dz", &self.z, ["rows", "features"], z)?;
+        shape("dx", &self.x, x_axes, x)?;
+        shape("dz + dx", &self.tied, ["rows", "features"], z)?;
+        if self.tied.is_some() {
+            if D != 2 {
+                return Err(crate::Error::Unsupported { what: "tied inputs of a shared context" });
+            }
+            check("x", "features", i, j)?;
+        }
+        shape("dw", &self.w, ["outputs", "z features", "x features"], [k, i, j])?;
+        shape("du", &self.u, ["outputs", "features"], [k, i])?;
+        shape("dv", &self.v, ["outputs", "features"], [k, j])?;
+        shape("db", &self.b, ["outputs"], [k])?;
+        shape("da", &self.cp.a, ["outputs", "rank"], [k, r])?;
+        shape("db of cp", &self.cp.b, ["features", "rank"], [i, r])?;
+        shape("dc", &self.cp.c, ["features", "rank"], [j, r])?;
+        shape("dlambda", &self.cp.lambda, ["rank"], [r])?;
+        if let Some(saved) = self.saved {
+            saved.check(layer, x[..D - 1].iter().product())?;
+        }
+        Ok(())
+    }
 }
 
 impl<T: Element> Interaction<'_, T> {
     /// All gradients of a loss whose gradient in y is `g` [N, K]: dz, dx, and those of the weights that the layer has.
-    /// Errors: [`crate::Error::Shape`], those of allocation, and [`crate::Error::Unsupported`] for CP weights.
+    /// Errors: [`crate::Error::Shape`] and those of allocation.
     ///
     /// # Example
     ///
@@ -76,31 +211,15 @@ impl<T: Element> Interaction<'_, T> {
     /// # Ok::<(), trilinear::Error>(())
     /// ```
     pub fn backward(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, g: View<'_, T, 2>) -> Result<Gradients<T>> {
-        let (n, [k, i, j]) = (g.shape()[0], [self.k, self.i, self.j]);
         self.check_backward(&z, &x, &g)?;
-        let mut gradients = Gradients {
-            z: Tensor::zeros([n, i])?,
-            x: Tensor::zeros([n, j])?,
-            w: if self.is_dense() { Some(Tensor::zeros([k, i, j])?) } else { None },
-            u: self.u.map(|_| Tensor::zeros([k, i])).transpose()?,
-            v: self.v.map(|_| Tensor::zeros([k, j])).transpose()?,
-            b: self.b.map(|_| Tensor::zeros([k])).transpose()?,
-        };
-        let wanted = Wanted {
-            z: Some(Gradient::write(gradients.z.view_mut())),
-            x: Some(Gradient::write(gradients.x.view_mut())),
-            w: gradients.w.as_mut().map(|to| Gradient::write(to.view_mut())),
-            u: gradients.u.as_mut().map(|to| Gradient::write(to.view_mut())),
-            v: gradients.v.as_mut().map(|to| Gradient::write(to.view_mut())),
-            b: gradients.b.as_mut().map(|to| Gradient::write(to.view_mut())),
-        };
-        self.backward_into(z, x, g, wanted)?;
+        let mut gradients = Gradients::zeros(self, z.shape(), x.shape())?;
+        self.backward_into(z, x, g, gradients.wanted())?;
         Ok(gradients)
     }
 
     /// The gradients that are `wanted`, each written or added to the caller's memory. A gradient of weights that the layer
-    /// does not have can be asked for too. After the first call with a shape it allocates nothing.
-    /// Errors: as [`backward`](Self::backward).
+    /// does not have can be asked for too (of CP factors, if it has a rank). After the first call with a shape it allocates
+    /// nothing. Errors: as [`backward`](Self::backward).
     pub fn backward_into(
         &self,
         z: View<'_, T, 2>,
@@ -109,22 +228,76 @@ impl<T: Element> Interaction<'_, T> {
         wanted: Wanted<'_, T>,
     ) -> Result<()> {
         self.check_backward(&z, &x, &g)?;
-        let (n, [k, i, j]) = (g.shape()[0], [self.k, self.i, self.j]);
-        fn shape<A, const D: usize>(
-            name: &'static str,
-            gradient: Option<&Gradient<'_, A, D>>,
-            axes: [(&'static str, usize); D],
-        ) -> Result<()> {
-            let Some(Gradient { to, .. }) = gradient else { return Ok(()) };
-            axes.into_iter().zip(to.shape()).try_for_each(|((axis, expected), len)| check(name, axis, expected, len))
-        }
-        shape("dz", wanted.z.as_ref(), [("rows", n), ("features", i)])?;
-        shape("dx", wanted.x.as_ref(), [("rows", n), ("features", j)])?;
-        shape("dw", wanted.w.as_ref(), [("outputs", k), ("z features", i), ("x features", j)])?;
-        shape("du", wanted.u.as_ref(), [("outputs", k), ("features", i)])?;
-        shape("dv", wanted.v.as_ref(), [("outputs", k), ("features", j)])?;
-        shape("db", wanted.b.as_ref(), [("outputs", k)])?;
+        wanted.check(self, z.shape(), x.shape())?;
         cpu::backward(self, z, x, g, wanted)
+    }
+
+    /// The gradients of [`forward_shared`](Self::forward_shared) for the gradient `g` [G, M, K] of its result: dz is summed
+    /// over the rows that shared it. Errors: as [`backward`](Self::backward).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use trilinear::{Interaction, View};
+    ///
+    /// let w = [1.0f32, 2.0, 3.0, 4.0];
+    /// let layer = Interaction::dense(View::new(&w, [1, 2, 2])?)?;
+    /// let (x, g) = ([1.0, 0.0, 0.0, 1.0], [1.0, 1.0]); // two rows of x for one z
+    /// let gradients = layer.backward_shared(View::row(&[1.0, 10.0]), View::new(&x, [1, 2, 2])?, View::new(&g, [1, 2, 1])?)?;
+    /// assert_eq!(gradients.z.as_slice(), [3.0, 7.0]); // W (1, 0) + W (0, 1)
+    /// # Ok::<(), trilinear::Error>(())
+    /// ```
+    pub fn backward_shared(&self, z: View<'_, T, 2>, x: View<'_, T, 3>, g: View<'_, T, 3>) -> Result<Gradients<T, 3>> {
+        self.check_backward_shared(&z, &x, &g)?;
+        let mut gradients = Gradients::zeros(self, z.shape(), x.shape())?;
+        self.backward_shared_into(z, x, g, gradients.wanted())?;
+        Ok(gradients)
+    }
+
+    /// The gradients of [`forward_shared`](Self::forward_shared) that are `wanted`. Errors: as [`backward`](Self::backward), and
+    /// [`crate::Error::Unsupported`] for tied inputs.
+    pub fn backward_shared_into(
+        &self,
+        z: View<'_, T, 2>,
+        x: View<'_, T, 3>,
+        g: View<'_, T, 3>,
+        wanted: Wanted<'_, T, 3>,
+    ) -> Result<()> {
+        self.check_backward_shared(&z, &x, &g)?;
+        wanted.check(self, z.shape(), x.shape())?;
+        cpu::backward_shared(self, z, x, g, wanted)
+    }
+
+    /// The gradients of [`generate`](Self::generate), for those of its results: `weights` [G, K, J] of W′ and `bias` [G, K] of
+    /// b′. Errors: as [`backward`](Self::backward).
+    pub fn backward_generate(
+        &self,
+        z: View<'_, T, 2>,
+        weights: View<'_, T, 3>,
+        bias: View<'_, T, 2>,
+    ) -> Result<Gradients<T>> {
+        self.check_backward_generate(&z, &weights, &bias)?;
+        let mut gradients = Gradients::zeros(self, z.shape(), [z.shape()[0], 0])?;
+        let wanted = Wanted { x: None, ..gradients.wanted() };
+        self.backward_generate_into(z, weights, bias, wanted)?;
+        Ok(gradients)
+    }
+
+    /// The gradients of [`generate`](Self::generate) that are `wanted`. Errors: as [`backward`](Self::backward), and
+    /// [`crate::Error::Unsupported`] if the gradient in x is among them, which it does not have.
+    pub fn backward_generate_into(
+        &self,
+        z: View<'_, T, 2>,
+        weights: View<'_, T, 3>,
+        bias: View<'_, T, 2>,
+        wanted: Wanted<'_, T>,
+    ) -> Result<()> {
+        self.check_backward_generate(&z, &weights, &bias)?;
+        if wanted.x.is_some() || wanted.tied.is_some() {
+            return Err(crate::Error::Unsupported { what: "the gradient in x of generated weights" });
+        }
+        wanted.check(self, z.shape(), [z.shape()[0], 0])?;
+        cpu::backward_generate(self, z, weights, bias, wanted)
     }
 
     pub(crate) fn check_backward(&self, z: &View<'_, T, 2>, x: &View<'_, T, 2>, g: &View<'_, T, 2>) -> Result<()> {
@@ -134,5 +307,38 @@ impl<T: Element> Interaction<'_, T> {
         limit(x.shape()[0])?;
         check("g", "rows", x.shape()[0], g.shape()[0])?;
         check("g", "outputs", self.k, g.shape()[1])
+    }
+
+    pub(crate) fn check_backward_shared(
+        &self,
+        z: &View<'_, T, 2>,
+        x: &View<'_, T, 3>,
+        g: &View<'_, T, 3>,
+    ) -> Result<()> {
+        let [groups, rows, features] = x.shape();
+        check("z", "features", self.i, z.shape()[1])?;
+        check("x", "features", self.j, features)?;
+        check("z", "rows", groups, z.shape()[0])?;
+        limit(groups)?;
+        limit(rows)?;
+        check("g", "groups", groups, g.shape()[0])?;
+        check("g", "rows", rows, g.shape()[1])?;
+        check("g", "outputs", self.k, g.shape()[2])
+    }
+
+    pub(crate) fn check_backward_generate(
+        &self,
+        z: &View<'_, T, 2>,
+        weights: &View<'_, T, 3>,
+        bias: &View<'_, T, 2>,
+    ) -> Result<()> {
+        let groups = z.shape()[0];
+        check("z", "features", self.i, z.shape()[1])?;
+        limit(groups)?;
+        check("weights", "groups", groups, weights.shape()[0])?;
+        check("weights", "outputs", self.k, weights.shape()[1])?;
+        check("weights", "features", self.j, weights.shape()[2])?;
+        check("bias", "groups", groups, bias.shape()[0])?;
+        check("bias", "outputs", self.k, bias.shape()[1])
     }
 }

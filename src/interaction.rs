@@ -186,6 +186,10 @@ impl<'a, T: Element> Interaction<'a, T> {
         matches!(self.core, Core::Dense(_))
     }
 
+    pub(crate) fn has_lambda(&self) -> bool {
+        matches!(self.core, Core::Cp { lambda: Some(_), .. })
+    }
+
     /// R, if W is in CP form.
     pub fn rank(&self) -> Option<usize> {
         match self.core {
@@ -223,7 +227,7 @@ impl<'a, T: Element> Interaction<'a, T> {
     }
 
     #[inline]
-    fn check_inputs(&self, z: &View<'_, T, 2>, x: &View<'_, T, 2>) -> Result<()> {
+    pub(crate) fn check_inputs(&self, z: &View<'_, T, 2>, x: &View<'_, T, 2>) -> Result<()> {
         check("z", "features", self.i, z.shape()[1])?;
         check("x", "features", self.j, x.shape()[1])?;
         check("z", "rows", x.shape()[0], z.shape()[0])?;

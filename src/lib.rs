@@ -67,6 +67,8 @@ mod plan;
 mod prepared;
 pub mod presets;
 pub mod reference;
+mod saved;
+mod tangent;
 mod tensor;
 mod view;
 
@@ -74,11 +76,13 @@ pub use axes::{Axes, Axis};
 pub use device::{Context, Device, SimdLevel};
 pub use element::{DType, Element};
 pub use error::{Error, Result};
-pub use gradients::{Gradient, Gradients, Wanted};
+pub use gradients::{FactorGradients, Gradient, Gradients, Wanted, WantedFactors};
 pub use half::{bf16, f16};
 pub use interaction::{Generated, Interaction};
 pub use plan::{Algorithm, Plan};
 pub use prepared::Prepared;
+pub use saved::Saved;
+pub use tangent::Tangents;
 pub use tensor::Tensor;
 pub use view::{View, ViewMut};
 

@@ -44,6 +44,7 @@ fn all<T: Element>(layer: &Interaction<'_, T>, data: &Dense<T>, g: &[T]) -> Grad
         u: Some(Tensor::from_vec(nan(k * i), [k, i]).unwrap()),
         v: Some(Tensor::from_vec(nan(k * j), [k, j]).unwrap()),
         b: Some(Tensor::from_vec(nan(k), [k]).unwrap()),
+        cp: None,
     };
     layer.backward_into(data.z(), data.x(), View::new(g, [n, k]).unwrap(), into(&mut gradients, How::Write)).unwrap();
     gradients
@@ -73,13 +74,14 @@ fn into<T: Element>(gradients: &mut Gradients<T>, how: How) -> Wanted<'_, T> {
         u: gradients.u.as_mut().map(|to| how.of(to.view_mut())),
         v: gradients.v.as_mut().map(|to| how.of(to.view_mut())),
         b: gradients.b.as_mut().map(|to| how.of(to.view_mut())),
+        ..Wanted::default()
     }
 }
 
 type Named<'a, A> = [(&'static str, &'a [A]); 6];
 
 fn parts<T: Element>(gradients: &Gradients<T>) -> Named<'_, T::Accumulator> {
-    let Gradients { z, x, w, u, v, b } = gradients;
+    let Gradients { z, x, w, u, v, b, .. } = gradients;
     [
         ("dz", z.as_slice()),
         ("dx", x.as_slice()),
@@ -152,7 +154,7 @@ fn strided<T: Element>() {
                     w: Some(Gradient::write(dw.view_mut())),
                     u: Some(Gradient::write(du.view_mut())),
                     v: Some(Gradient::write(dv.view_mut())),
-                    b: None,
+                    ..Wanted::default()
                 };
                 layer.backward_into(z.view(), x.view(), g.view(), wanted).unwrap();
                 let what = format!("{name} {sizes:?} {} {}", T::DTYPE, context.simd());

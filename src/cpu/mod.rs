@@ -23,7 +23,7 @@ pub(crate) use plan::{plan, plan_shared};
 pub(crate) use simd::{Capability, Kernels};
 
 use crate::interaction::Core;
-use crate::{Algorithm, Context, Element, Interaction, Result, View, ViewMut};
+use crate::{Algorithm, Context, Element, Gradient, Interaction, Result, Saved, Tangents, View, ViewMut, Wanted};
 use context::Target;
 use operand::Cube;
 use problem::Problem;
@@ -131,4 +131,48 @@ pub(crate) fn generate<T: Element>(
     (p.u, p.b) = (layer.u, layer.b);
     let x = View::strided(&[], 0, [groups, 0], [0, 1])?;
     dense::forward(&p, z, x, bias, Algorithm::Linear, threads)
+}
+
+/// The gradients of a shared context.
+pub(crate) fn backward_shared<T: Element>(
+    _layer: &Interaction<'_, T>,
+    _z: View<'_, T, 2>,
+    _x: View<'_, T, 3>,
+    _g: View<'_, T, 3>,
+    _wanted: Wanted<'_, T, 3>,
+) -> Result<()> {
+    Err(crate::Error::Unsupported { what: "gradients of a shared context" })
+}
+
+/// The gradients of generated layers.
+pub(crate) fn backward_generate<T: Element>(
+    _layer: &Interaction<'_, T>,
+    _z: View<'_, T, 2>,
+    _weights: View<'_, T, 3>,
+    _bias: View<'_, T, 2>,
+    _wanted: Wanted<'_, T>,
+) -> Result<()> {
+    Err(crate::Error::Unsupported { what: "gradients of generated layers" })
+}
+
+/// y of the tangents.
+pub(crate) fn tangent<T: Element>(
+    _layer: &Interaction<'_, T>,
+    _z: View<'_, T, 2>,
+    _x: View<'_, T, 2>,
+    _tangents: &Tangents<'_, T>,
+    _to: Gradient<'_, T::Accumulator, 2>,
+) -> Result<()> {
+    Err(crate::Error::Unsupported { what: "tangents" })
+}
+
+/// y, with P and Q kept.
+pub(crate) fn forward_saving<T: Element>(
+    _layer: &Interaction<'_, T>,
+    _z: View<'_, T, 2>,
+    _x: View<'_, T, 2>,
+    _y: ViewMut<'_, T, 2>,
+    _saved: &mut Saved<T>,
+) -> Result<()> {
+    Err(crate::Error::Unsupported { what: "saved activations" })
 }

@@ -1,0 +1,78 @@
+//! What a forward pass keeps for its backward pass, if the caller asks for it.
+
+use crate::error::check;
+use crate::{Element, Interaction, Result, Tensor, View, ViewMut, cpu};
+
+/// P = zB and Q = xC of a CP layer, [N, R] each in the accumulator's type, kept by [`Interaction::forward_saving`] for
+/// [`crate::Wanted::saved`]. Of a dense or linear layer nothing is kept: its backward pass does not need more than z and x.
+///
+/// Without it the backward pass computes P and Q again, block by block, which is the default: it costs a fifth of the
+/// FLOPs of backward, and no memory. See docs/performance.md for the trade, measured.
+///
+/// # Example
+///
+/// ```
+/// use trilinear::{Gradient, Interaction, Saved, View, Wanted};
+///
+/// let (a, b, c) = ([1.0f32, 2.0], [3.0], [5.0]); // K = 2, I = J = R = 1
+/// let layer = Interaction::cp(View::new(&a, [2, 1])?, View::new(&b, [1, 1])?, View::new(&c, [1, 1])?)?;
+/// let (z, x) = (View::row(&[1.0]), View::row(&[1.0]));
+/// let mut saved = Saved::default();
+/// let y = layer.forward_saving(z, x, &mut saved)?;
+/// assert_eq!(y.as_slice(), [15.0, 30.0]);
+/// let mut dz = [0.0];
+/// let wanted = Wanted {
+///     z: Some(Gradient::write(trilinear::ViewMut::new(&mut dz, [1, 1])?)),
+///     saved: Some(&saved),
+///     ..Wanted::default()
+/// };
+/// layer.backward_into(z, x, View::row(&[1.0, 1.0]), wanted)?;
+/// assert_eq!(dz, [45.0]);
+/// # Ok::<(), trilinear::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Saved<T: Element> {
+    /// P and Q, row-major [rows, rank] each.
+    pub(crate) p: Vec<T::Accumulator>,
+    pub(crate) q: Vec<T::Accumulator>,
+    pub(crate) rows: usize,
+    pub(crate) rank: usize,
+}
+
+impl<T: Element> Saved<T> {
+    /// Bytes that are kept.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.p.as_slice()) + size_of_val(self.q.as_slice())
+    }
+
+    /// That this was kept of so many rows by a layer like this one.
+    pub(crate) fn check(&self, layer: &Interaction<'_, T>, rows: usize) -> Result<()> {
+        check("saved", "rows", rows, self.rows)?;
+        check("saved", "rank", layer.rank().unwrap_or(0), self.rank)
+    }
+}
+
+impl<T: Element> Interaction<'_, T> {
+    /// [`forward`](Self::forward), which also keeps in `saved`, whose memory it uses again, what the backward pass of the
+    /// same z and x can use. Errors: as `forward`.
+    pub fn forward_saving(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, saved: &mut Saved<T>) -> Result<Tensor<T, 2>> {
+        self.check_inputs(&z, &x)?;
+        let mut y = Tensor::zeros([x.shape()[0], self.k])?;
+        self.forward_saving_into(z, x, y.view_mut(), saved)?;
+        Ok(y)
+    }
+
+    /// [`forward_saving`](Self::forward_saving) into `y` [N, K]. Errors: as `forward`.
+    pub fn forward_saving_into(
+        &self,
+        z: View<'_, T, 2>,
+        x: View<'_, T, 2>,
+        y: ViewMut<'_, T, 2>,
+        saved: &mut Saved<T>,
+    ) -> Result<()> {
+        self.check_inputs(&z, &x)?;
+        check("y", "rows", x.shape()[0], y.shape()[0])?;
+        check("y", "outputs", self.k, y.shape()[1])?;
+        cpu::forward_saving(self, z, x, y, saved)
+    }
+}
