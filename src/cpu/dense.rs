@@ -228,6 +228,7 @@ impl<T: Kernels> Task<'_, T> {
                                 vectors: tile.vectors,
                                 b,
                                 b_stride,
+                                b_step: 1,
                                 rows: outs,
                                 depth: rows * columns,
                                 out: y.sums_of(tile, k0),

@@ -138,6 +138,7 @@ impl<T: Kernels> Output<T> {
                             vectors: tile.vectors,
                             b,
                             b_stride,
+                            b_step: 1,
                             rows,
                             depth,
                             out: self.sums_of(tile, r0),

@@ -65,7 +65,7 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(
         for tile in 0..tiles {
             let row = first + tile * NR;
             let b = w.wrapping_offset(row as isize * f.row_stride);
-            let acc = microkernel::<S, MV, NR>(f.depth, f.x, width as isize, b, f.row_stride, ahead);
+            let acc = microkernel::<S, MV, NR>(f.depth, f.x, width as isize, b, (f.row_stride, 1), ahead);
             let z = f.z.wrapping_add(row * width);
             for v in 0..MV {
                 let to = out.wrapping_add(v * S::LANES);

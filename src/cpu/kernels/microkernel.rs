@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   A, the lane operand: `depth` rows of MR contiguous lanes, `a_stride` apart.   B, the row operand: NR rows of
-//!   `depth` contiguous elements, `b_stride` apart, read in place.
+//!   `depth` elements, read in place: rows `b_stride`, elements `b_step` apart. One of the two is 1 where it is fast:
+//!   NR streams of contiguous rows, or (as drawn by turning B) one line for each step of depth.
 //!
 //!        A:  l0 l1 l2 … l15          B:   d0  d1  d2  d3 …
 //!   d0       ▒▒ vector 0 ▒▒ 1 ▒▒     o0   b ─────────────►   one element at a time, broadcast to all lanes
@@ -56,7 +57,7 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
     mut a: *const S::Acc,
     a_stride: isize,
     b: *const S::Acc,
-    b_stride: isize,
+    (b_stride, b_step): (isize, isize),
     ahead: &mut Ahead<S::Acc>,
 ) -> [[S::Vector; MV]; NR] {
     // SAFETY: `d` < `depth`, `o` < NR, `v` < MV: within the operands by the caller's contract.
@@ -86,7 +87,7 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
             }
             a = a.wrapping_offset(a_stride);
             for third in &mut third {
-                *third = third.wrapping_add(1);
+                *third = third.wrapping_offset(b_step);
             }
         }
         (ahead.weights, ahead.panels) = (weights, panels);
