@@ -18,12 +18,12 @@
 use super::cache::{part, parts};
 use super::kernels::{Ahead, Epilogue, Fetch, FormKhatriRao, FusedDot, Gemm};
 use super::operand::{Cube, Part};
-use super::output::{Output, Panels, Staging};
-use super::parallel::{self, Shared};
+use super::output::{Output, Panels, Sink, Staging};
+use super::parallel;
 use super::problem::Problem;
 use super::scratch;
 use super::simd::Kernels;
-use crate::{Algorithm, Result, View, ViewMut};
+use crate::{Algorithm, Result, View};
 
 /// IC and JC: a panel of so many features and 16 f32 lanes is 256 KiB.
 const FEATURES: usize = 4096;
@@ -72,13 +72,11 @@ pub(crate) fn forward<T: Kernels>(
     p: &Problem<'_, T>,
     z: View<'_, T, 2>,
     x: View<'_, T, 2>,
-    mut y: ViewMut<'_, T, 2>,
+    to: Sink<T>,
     algorithm: Algorithm,
     threads: usize,
 ) -> Result<()> {
     let blocks = Blocks::new(p, algorithm, threads);
-    let strides = y.strides();
-    let to = Shared::new(y.as_mut_ptr());
     let (n_blocks, k_blocks) = (p.n.div_ceil(blocks.nc), p.k.div_ceil(blocks.kb));
     parallel::run(threads, n_blocks * k_blocks, |index| {
         let (n0, k0) = (index % n_blocks * blocks.nc, index / n_blocks * blocks.kb);
@@ -96,7 +94,7 @@ pub(crate) fn forward<T: Kernels>(
             // agree, and no other task has these rows and outputs of y.
             unsafe {
                 task.sum(z, x, algorithm);
-                y.write(to.get(), strides);
+                y.write(to);
             }
             Ok(())
         })

@@ -26,6 +26,7 @@ use crate::interaction::Core;
 use crate::{Algorithm, Context, Element, Gradient, Interaction, Result, Saved, Tangents, View, ViewMut, Wanted};
 use context::Target;
 use operand::Cube;
+use output::Sink;
 use problem::Problem;
 
 /// Prepared weights that the drivers read in place of the stored ones: W in the accumulator's type.
@@ -62,6 +63,12 @@ pub(crate) fn forward<T: Element>(
     x: View<'_, T, 2>,
     y: ViewMut<'_, T, 2>,
 ) -> Result<()> {
+    forward_to(layer, z, x, Sink::stored(y))
+}
+
+/// y, stored, or its sums written or added to.
+#[inline]
+fn forward_to<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: View<'_, T, 2>, y: Sink<T>) -> Result<()> {
     let context = layer.context()?;
     context.device().check()?;
     let n = x.shape()[0];
@@ -130,7 +137,7 @@ pub(crate) fn generate<T: Element>(
     let mut p = Problem::new(&context, [groups, layer.k, layer.i, 0]);
     (p.u, p.b) = (layer.u, layer.b);
     let x = View::strided(&[], 0, [groups, 0], [0, 1])?;
-    dense::forward(&p, z, x, bias, Algorithm::Linear, threads)
+    dense::forward(&p, z, x, Sink::stored(bias), Algorithm::Linear, threads)
 }
 
 /// The gradients of a shared context.
