@@ -1,7 +1,7 @@
 //! A block of y while it is added up: panels [K-block][MR], one for each tile of the batch.
 
 use super::cache::parts;
-use super::kernels::{Epilogue, Fetch, Gemm, Pack, Unpack};
+use super::kernels::{Epilogue, Fetch, Gemm, Pack, Unpack, add_into};
 use super::operand::{Cube, Part};
 use super::simd::Kernels;
 use super::table::Table;
@@ -244,6 +244,23 @@ impl<T: Kernels> Output<T> {
                         });
                     }
                 }
+            }
+        }
+    }
+
+    /// sums += those of another block of the same size.
+    ///
+    /// # Safety
+    ///
+    /// Both are complete, and no other thread uses them.
+    pub(crate) unsafe fn add(&self, other: *const T::Acc) {
+        let panels = self.panels(self.sums, self.k.1);
+        for tile in self.tiles() {
+            let len = tile.width * self.k.1;
+            // SAFETY: a tile's panel is so long; the caller's contract.
+            unsafe {
+                let other = std::slice::from_raw_parts(other.add(tile.index * panels.distance), len);
+                add_into(std::slice::from_raw_parts_mut(panels.at(tile), len), other);
             }
         }
     }

@@ -1,12 +1,12 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
-use super::kernels::{Combine, FormKhatriRao, FusedDot, Gemm, Pack, Stream, Unpack};
+use super::kernels::{Combine, FormKhatriRao, Fused, Gemm, Pack, Stream, Unpack};
 use super::simd::Kernels;
 
 /// The kernels that see accumulators only.
 pub(crate) struct Arithmetic<A> {
     pub(crate) gemm: unsafe fn(&Gemm<A>),
-    pub(crate) fused_dot: unsafe fn(&FusedDot<A>),
+    pub(crate) fused: unsafe fn(&Fused<A>),
     pub(crate) form_khatri_rao: unsafe fn(&FormKhatriRao<A>),
     pub(crate) outer: unsafe fn(z: &[A], x: *const A, columns: usize, to: *mut A),
     /// Panels of sums to a gradient or tangent.
@@ -97,9 +97,9 @@ macro_rules! arithmetic {
                 unsafe { kernels::gemm::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn fused_dot(args: &kernels::FusedDot<A>) {
+            unsafe fn fused(args: &kernels::Fused<A>) {
                 // SAFETY: as above.
-                unsafe { kernels::fused_dot::<$simd>(args) }
+                unsafe { kernels::fused::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn form_khatri_rao(args: &kernels::FormKhatriRao<A>) {
@@ -126,7 +126,7 @@ macro_rules! arithmetic {
                 // SAFETY: as above.
                 unsafe { kernels::read::<$simd>(from, len) }
             }
-            crate::cpu::table::Arithmetic { gemm, fused_dot, form_khatri_rao, outer, unpack, peak, read }
+            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, unpack, peak, read }
         };
     };
 }

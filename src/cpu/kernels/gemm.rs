@@ -88,6 +88,7 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
                     weights_step: (g.a_stride as usize).wrapping_mul(size), // of rows in reverse order too
                     panels: g.a.wrapping_add(MV * S::LANES).wrapping_byte_add(64),
                     panels_step: (g.a_stride as usize).wrapping_mul(size),
+                    ..none
                 },
             };
             let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, (g.b_stride, g.b_step), &mut ahead);
