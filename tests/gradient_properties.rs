@@ -129,7 +129,7 @@ fn owned(case: &Case<f64>, operation: Operation) -> Set {
 }
 
 proptest! {
-    #![proptest_config(config(256))]
+    #![proptest_config(config(2000))]
 
     /// Any operation of any layer, in any memory, of any type: the definition.
     #[test]
@@ -145,7 +145,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(128))]
+    #![proptest_config(config(500))]
 
     /// ⟨g, y⟩ = ⟨dz, z⟩ = ⟨dx, x⟩ = ⟨dW, W⟩ = ⟨dA, A⟩ = ⟨dB, B⟩ = ⟨dC, C⟩ = ⟨dλ, λ⟩ without linear terms: exactly, in integers.
     #[test]
@@ -189,7 +189,8 @@ proptest! {
         let case = Case { linear: false, ..Case::<f64>::integers(Form::CpLambda, [n, 1, i, j, k, r], seed) };
         let laid = case.laid(0);
         let w = laid.layer().to_dense().unwrap().into_vec();
-        let dense = Case { form: Form::Dense, w, ..case.clone() };
+        let (factors, lambda) = Default::default();
+        let dense = Case { form: Form::Dense, w, factors, lambda, ..case.clone() };
         let options = Options::new(contexts()[seed as usize % contexts().len()]);
         let of_cp = case.call(Operation::Plain, &options, "cp").unwrap();
         let of_dense = dense.call(Operation::Plain, &options, "dense").unwrap();

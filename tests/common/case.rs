@@ -1,7 +1,7 @@
 //! A layer of any form with inputs and gradients, every way to call its backward pass, and what must come out.
 
 use trilinear::reference::{self, Reference};
-use trilinear::{Context, Element, Gradient, Interaction, Result, Saved, ViewMut, Wanted, WantedFactors};
+use trilinear::{Context, Element, Gradient, Interaction, Result, Saved, View, ViewMut, Wanted, WantedFactors};
 
 use super::layout::{Embedded, Layout};
 use super::{Random, assert_close, assert_same};
@@ -239,37 +239,16 @@ impl<T: Element> Case<T> {
     /// Those of the gradients wanted that there are.
     pub fn call(&self, operation: Operation, options: &Options, what: &str) -> Result<Found<T>> {
         let laid = self.laid(options.layout);
-        let layer = laid.layer().with_context(options.context);
-        let wanted = options.wanted.and(self.parts(operation));
-        let mut to: Vec<Destination<T::Accumulator>> =
-            wanted.parts().map(|part| Destination::new(self, part, operation, options)).collect();
-        let z = laid.z.view();
-        match operation {
-            Operation::Plain => {
-                let x = if self.tied { z } else { laid.x.view() };
-                let mut saved = Saved::default();
-                if options.saved {
-                    layer.forward_saving(z, x, &mut saved)?;
-                }
-                let mut wanted = destinations::<T, 2>(&mut to, Destination::two);
-                wanted.saved = options.saved.then_some(&saved);
-                layer.backward_into(z, x, laid.g.view(), wanted)?;
-            }
-            Operation::Shared => {
-                let wanted = destinations::<T, 3>(&mut to, Destination::three);
-                layer.backward_shared_into(z, laid.x_shared.view(), laid.g_shared.view(), wanted)?;
-            }
-            Operation::Generate => {
-                let wanted = destinations::<T, 2>(&mut to, Destination::two);
-                layer.backward_generate_into(z, laid.weights.view(), laid.bias.view(), wanted)?;
-            }
+        let mut to = Destinations::new(self, operation, options);
+        let mut saved = Saved::default();
+        if options.saved && operation == Operation::Plain {
+            laid.layer().with_context(options.context).forward_saving(laid.z.view(), laid.plain_x(), &mut saved)?;
+            laid.run(operation, options.context, &mut to, Some(&saved))?;
+        } else {
+            laid.run(operation, options.context, &mut to, None)?;
         }
-        Ok(to.into_iter().map(|to| (to.part, to.finish(&format!("{:?} {what}", to_name(self, operation))))).collect())
+        Ok(to.finish(&format!("{:?} {operation:?} {:?} {what}", self.form, self.sizes)))
     }
-}
-
-fn to_name<T>(case: &Case<T>, operation: Operation) -> (Form, Operation, [usize; 6]) {
-    (case.form, operation, case.sizes)
 }
 
 fn embed<T: Element, const D: usize>(values: &[T], shape: [usize; D], layout: usize) -> Embedded<T, D> {
@@ -295,6 +274,37 @@ pub struct Laid<'c, T> {
 }
 
 impl<T: Element> Laid<'_, T> {
+    /// x of a plain batch: z itself if they are tied.
+    pub fn plain_x(&self) -> View<'_, T, 2> {
+        if self.case.tied { self.z.view() } else { self.x.view() }
+    }
+
+    /// The call alone.
+    pub fn run(
+        &self,
+        operation: Operation,
+        context: Context,
+        to: &mut Destinations<T>,
+        saved: Option<&Saved<T>>,
+    ) -> Result<()> {
+        let layer = self.layer().with_context(context);
+        let z = self.z.view();
+        match operation {
+            Operation::Plain => {
+                let wanted = Wanted { saved, ..destinations::<T, 2>(&mut to.0, Destination::two) };
+                layer.backward_into(z, self.plain_x(), self.g.view(), wanted)
+            }
+            Operation::Shared => {
+                let wanted = destinations::<T, 3>(&mut to.0, Destination::three);
+                layer.backward_shared_into(z, self.x_shared.view(), self.g_shared.view(), wanted)
+            }
+            Operation::Generate => {
+                let wanted = destinations::<T, 2>(&mut to.0, Destination::two);
+                layer.backward_generate_into(z, self.weights.view(), self.bias.view(), wanted)
+            }
+        }
+    }
+
     pub fn layer(&self) -> Interaction<'_, T> {
         let [_, _, i, j, k, _] = self.case.sizes;
         let [a, b, c] = &self.factors;
@@ -310,6 +320,21 @@ impl<T: Element> Laid<'_, T> {
         } else {
             layer
         }
+    }
+}
+
+/// Memory for the gradients that are wanted and that there are.
+pub struct Destinations<T: Element>(Vec<Destination<T::Accumulator>>);
+
+impl<T: Element> Destinations<T> {
+    pub fn new(case: &Case<T>, operation: Operation, options: &Options) -> Self {
+        let parts = options.wanted.and(case.parts(operation)).parts();
+        Destinations(parts.map(|part| Destination::new(case, part, operation, options)).collect())
+    }
+
+    #[track_caller]
+    pub fn finish(self, what: &str) -> Found<T> {
+        self.0.into_iter().map(|to| (to.part, to.finish(what))).collect()
     }
 }
 
