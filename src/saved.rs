@@ -1,7 +1,10 @@
 //! What a forward pass keeps for its backward pass, if the caller asks for it.
 
 use crate::error::check;
-use crate::{Element, Interaction, Result, Tensor, View, ViewMut, cpu};
+use crate::{Element, Error, Interaction, Result, Tensor, View, ViewMut, cpu};
+
+/// Elements of the longest vector.
+const BEHIND: usize = 16;
 
 /// P = zB and Q = xC of a CP layer, [N, R] each in the accumulator's type, kept by [`Interaction::forward_saving`] for
 /// [`crate::Wanted::saved`]. Of a dense or linear layer nothing is kept: its backward pass does not need more than z and x.
@@ -42,7 +45,22 @@ pub struct Saved<T: Element> {
 impl<T: Element> Saved<T> {
     /// Bytes that are kept.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.p.as_slice()) + size_of_val(self.q.as_slice())
+        2 * self.rows * self.rank * size_of::<T::Accumulator>()
+    }
+
+    /// Room for so many rows, whatever is in it.
+    pub(crate) fn resize(&mut self, rows: usize, rank: usize) -> Result<()> {
+        (self.rows, self.rank) = (0, 0);
+        let len = rows.checked_mul(rank).and_then(|len| len.checked_add(BEHIND));
+        let len = len.ok_or(Error::TooLarge { what: "saved activations" })?;
+        for array in [&mut self.p, &mut self.q] {
+            let more = len.saturating_sub(array.len());
+            let bytes = more.saturating_mul(size_of::<T::Accumulator>());
+            array.try_reserve_exact(more).map_err(|_| Error::OutOfMemory { bytes })?;
+            array.resize(len, T::Accumulator::default());
+        }
+        (self.rows, self.rank) = (rows, rank);
+        Ok(())
     }
 
     /// That this was kept of so many rows by a layer like this one.

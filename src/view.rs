@@ -292,6 +292,12 @@ impl<'a, T> View<'a, T, 2> {
         self
     }
 
+    /// Rows as groups of one row each.
+    pub(crate) fn insert_axis(self) -> View<'a, T, 3> {
+        let ([rows, columns], [row, column]) = (self.shape, self.strides);
+        View { ptr: self.ptr, shape: [rows, 1, columns], strides: [row, row, column], memory: PhantomData }
+    }
+
     /// The axes exchanged.
     #[inline]
     pub fn transpose(self) -> Self {

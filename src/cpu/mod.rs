@@ -29,6 +29,7 @@ use crate::{Algorithm, Context, Element, Gradient, Interaction, Result, Saved, T
 use context::Target;
 use operand::Cube;
 use output::Sink;
+use parallel::Shared;
 use problem::Problem;
 use trilinear::Trilinear;
 
@@ -195,11 +196,21 @@ pub(crate) fn tangent<T: Element>(
 
 /// y, with P and Q kept.
 pub(crate) fn forward_saving<T: Element>(
-    _layer: &Interaction<'_, T>,
-    _z: View<'_, T, 2>,
-    _x: View<'_, T, 2>,
-    _y: ViewMut<'_, T, 2>,
-    _saved: &mut Saved<T>,
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    x: View<'_, T, 2>,
+    y: ViewMut<'_, T, 2>,
+    saved: &mut Saved<T>,
 ) -> Result<()> {
-    Err(crate::Error::Unsupported { what: "saved activations" })
+    let (n, rank) = (x.shape()[0], layer.rank().unwrap_or(0));
+    saved.resize(n, rank)?;
+    let context = layer.context()?;
+    context.device().check()?;
+    let choice = plan::choose(layer, &context, &problem(layer, &context, n))?;
+    let Some(mut p) = cp_problem(layer, &context, n).filter(|_| n > 0) else { return forward(layer, z, x, y) };
+    p.keep = Some([saved.p.as_mut_ptr(), saved.q.as_mut_ptr()].map(Shared::new));
+    match choice.algorithm {
+        Algorithm::CpStream => p.forward_small(z, x, Sink::stored(y)),
+        _ => p.forward(z, x, Sink::stored(y), parallel::threads(&context, plan::work(layer, n))),
+    }
 }

@@ -7,15 +7,20 @@
 //!   dU, dV, db                                                                 dW with ones for z and x
 //! ```
 
+mod cp;
+mod jobs;
 mod weights;
 
 use super::contract::{self, contract};
 use super::output::Sink;
 use super::trilinear::Trilinear;
 use super::{parallel, plan, trilinear};
+use crate::gradients::WantedFactors;
 use crate::gradients::{Gradient, Wanted};
 use crate::interaction::Core;
-use crate::{Context, Element, Error, Interaction, Result, View};
+use crate::{Context, Element, Interaction, Result, Saved, View};
+use cp::{Destinations, Factors};
+use jobs::To;
 use weights::Weights;
 
 /// All gradients in `wanted`, for the gradient `g` [N, K] of the result.
@@ -28,12 +33,13 @@ pub(crate) fn backward<T: Element>(
 ) -> Result<()> {
     let context = layer.context()?;
     context.device().check()?;
-    if let Core::Cp { .. } = layer.core {
-        return Err(Error::Unsupported { what: "gradients of CP weights" });
-    }
     let n = g.shape()[0];
     let threads = parallel::threads(&context, plan::work(layer, n));
-    inputs(layer, &context, [g, z, x], [wanted.z, wanted.x, wanted.tied], threads)?;
+    let inputs_wanted = [wanted.z, wanted.x, wanted.tied];
+    match layer.core {
+        Core::Cp { .. } => factors(layer, &context, [g, z, x], inputs_wanted, wanted.cp, wanted.saved, threads)?,
+        _ => inputs(layer, &context, [g, z, x], inputs_wanted, threads)?,
+    }
     let ones = [T::from_f64(1.0)];
     let one = View::strided(&ones, 0, [n, 1], [0, 1])?;
     if let Some(Gradient { to, add }) = wanted.w {
@@ -84,4 +90,39 @@ fn inputs<T: Element>(
         contract(&t, other, [None, None, Some(to.adding())], threads)?;
     }
     Ok(())
+}
+
+/// dz, dx, their sum, and the gradients of the factors of a CP layer.
+fn factors<T: Element>(
+    layer: &Interaction<'_, T>,
+    context: &Context,
+    [g, z, x]: [View<'_, T, 2>; 3],
+    [dz, dx, tied]: [Option<Gradient<'_, T::Accumulator, 2>>; 3],
+    wanted: WantedFactors<'_, T>,
+    saved: Option<&Saved<T>>,
+    threads: usize,
+) -> Result<()> {
+    let Core::Cp { a, b, c, lambda } = layer.core else { return Ok(()) };
+    let one = [T::from_f64(1.0)];
+    let p = Factors {
+        table: T::table(context.capability()),
+        groups: g.shape()[0],
+        each: 1,
+        z,
+        x: x.insert_axis(),
+        g: g.insert_axis(),
+        factors: [a, b, c],
+        lambda: lambda.map_or_else(|| View::strided(&one, 0, [a.shape()[1]], [0]), Ok)?,
+        u: layer.u,
+        v: layer.v,
+        saved: saved.map(|saved| [&saved.p[..], &saved.q[..]]),
+    };
+    let to = Destinations {
+        z: dz.map(To::matrix),
+        x: dx.map(To::matrix),
+        tied: tied.map(To::matrix),
+        factors: [wanted.a, wanted.b, wanted.c].map(|to| to.map(To::matrix)),
+        lambda: wanted.lambda.map(To::vector),
+    };
+    p.run(&to, threads)
 }

@@ -92,7 +92,11 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
                 Fetch::Nothing => none,
                 Fetch::Rows => Ahead {
                     weights: b.wrapping_offset(AHEAD * NR as isize * g.b_stride),
-                    weights_step: (g.b_stride as usize).wrapping_mul(NR * size) / g.depth.max(1),
+                    weights_step: if g.b_step == 1 {
+                        (g.b_stride as usize).wrapping_mul(NR * size) / g.depth.max(1)
+                    } else {
+                        (g.b_step as usize).wrapping_mul(size)
+                    },
                     ..none
                 },
                 Fetch::Lanes => Ahead {

@@ -5,12 +5,14 @@
 
 mod fused;
 mod gemm;
+mod hadamard;
 mod microkernel;
 mod pack;
 mod stream;
 
 pub(crate) use fused::{Fused, fused};
 pub(crate) use gemm::{Epilogue, Fetch, Gemm, gemm};
+pub(crate) use hadamard::{Hadamard, hadamard};
 pub(crate) use microkernel::{Ahead, peak, read};
 pub(crate) use pack::{
     FormKhatriRao, OuterStrip, Pack, Unpack, Widened, add_into, form_khatri_rao, gather, outer_strip, pack, unpack,
