@@ -1,10 +1,7 @@
 //! What a forward pass keeps for its backward pass, if the caller asks for it.
 
 use crate::error::check;
-use crate::{Element, Error, Interaction, Result, Tensor, View, ViewMut, cpu};
-
-/// Elements of the longest vector.
-const BEHIND: usize = 16;
+use crate::{Element, Interaction, Result, Tensor, View, ViewMut, cpu};
 
 /// P = zB and Q = xC of a CP layer, [N, R] each in the accumulator's type, kept by [`Interaction::forward_saving`] for
 /// [`crate::Wanted::saved`]. Of a dense or linear layer nothing is kept: its backward pass does not need more than z and x.
@@ -35,31 +32,33 @@ const BEHIND: usize = 16;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Saved<T: Element> {
-    /// P and Q, row-major [rows, rank] each.
+    /// P and Q, [rows, rank] each.
     pub(crate) p: Vec<T::Accumulator>,
     pub(crate) q: Vec<T::Accumulator>,
     pub(crate) rows: usize,
     pub(crate) rank: usize,
+    /// Distance between rows: whole vectors.
+    pub(crate) pitch: usize,
 }
 
 impl<T: Element> Saved<T> {
     /// Bytes that are kept.
     pub fn bytes(&self) -> usize {
-        2 * self.rows * self.rank * size_of::<T::Accumulator>()
+        size_of_val(self.p.as_slice()) + size_of_val(self.q.as_slice())
     }
 
-    /// Room for so many rows, whatever is in it.
+    /// Room for so many rows, in the memory that is there if it suffices.
     pub(crate) fn resize(&mut self, rows: usize, rank: usize) -> Result<()> {
-        (self.rows, self.rank) = (0, 0);
-        let len = rows.checked_mul(rank).and_then(|len| len.checked_add(BEHIND));
-        let len = len.ok_or(Error::TooLarge { what: "saved activations" })?;
-        for array in [&mut self.p, &mut self.q] {
-            let more = len.saturating_sub(array.len());
-            let bytes = more.saturating_mul(size_of::<T::Accumulator>());
-            array.try_reserve_exact(more).map_err(|_| Error::OutOfMemory { bytes })?;
-            array.resize(len, T::Accumulator::default());
+        let too_large = crate::Error::TooLarge { what: "saved activations" };
+        let pitch = rank.checked_next_multiple_of(16).ok_or(too_large.clone())?;
+        let len = rows.checked_mul(pitch).filter(|&len| len <= isize::MAX as usize / 8).ok_or(too_large)?;
+        for kept in [&mut self.p, &mut self.q] {
+            kept.clear();
+            let bytes = len * size_of::<T::Accumulator>();
+            kept.try_reserve_exact(len).map_err(|_| crate::Error::OutOfMemory { bytes })?;
+            kept.resize(len, T::Accumulator::default());
         }
-        (self.rows, self.rank) = (rows, rank);
+        (self.rows, self.rank, self.pitch) = (rows, rank, pitch);
         Ok(())
     }
 

@@ -22,7 +22,7 @@ use super::output::{Place, Sink};
 use super::parallel::{self, Shared};
 use super::product::{Block, IN_PLACE_ROWS, Lanes, Product, Rows, Target};
 use super::scratch;
-use super::simd::{Accumulator, Kernels};
+use super::simd::Kernels;
 use super::small::pad;
 use super::table::Table;
 use crate::{Context, Result, View, ViewMut};
@@ -52,8 +52,33 @@ pub(crate) struct Problem<'a, T: Kernels> {
     pub(crate) u: Option<View<'a, T, 2>>,
     pub(crate) v: Option<View<'a, T, 2>>,
     pub(crate) bias: Option<View<'a, T, 1>>,
-    /// Where P and Q are kept, [N, R] each, if they are.
-    pub(crate) keep: Option<[Shared<T::Acc>; 2]>,
+    /// Where P and Q are kept, if they are.
+    pub(crate) saving: Option<Saving<T::Acc>>,
+}
+
+/// Where P and Q are kept: rows of whole vectors, so far apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Saving<A> {
+    p: *mut A,
+    q: *mut A,
+    pitch: usize,
+}
+
+// SAFETY: each task writes rows of its own.
+unsafe impl<A: Send> Send for Saving<A> {}
+// SAFETY: as above.
+unsafe impl<A: Send> Sync for Saving<A> {}
+
+impl<A> Saving<A> {
+    /// Into arrays of as many rows as the batch has.
+    pub(crate) fn new(p: &mut [A], q: &mut [A], pitch: usize) -> Self {
+        Saving { p: p.as_mut_ptr(), q: q.as_mut_ptr(), pitch }
+    }
+
+    /// The rows from `n` on, components from `r` on.
+    fn targets(&self, n: usize, r: usize) -> [Target<A>; 2] {
+        [self.p, self.q].map(|first| Target::scratch(first.wrapping_add(n * self.pitch + r), self.pitch))
+    }
 }
 
 /// Sizes of the blocks.
@@ -99,7 +124,7 @@ enum Start<'a, T> {
 impl<'a, T: Kernels> Problem<'a, T> {
     pub(crate) fn new(context: &Context, n: usize, [a, b, c]: [View<'a, T, 2>; 3]) -> Self {
         let table = T::table(context.capability());
-        Problem { table, caches: caches(), n, a, b, c, lambda: None, u: None, v: None, bias: None, keep: None }
+        Problem { table, caches: caches(), n, a, b, c, lambda: None, u: None, v: None, bias: None, saving: None }
     }
 
     /// y = M(x, z) on so many threads.
@@ -158,7 +183,7 @@ impl<'a, T: Kernels> Problem<'a, T> {
         let ([groups, k, _], [sg, sk, sj]) = (weights.shape(), weights.strides());
         let to = Shared::new(weights.as_mut_ptr());
         // The rows are A's, the projection C's: y = ((zB) ⊙ A ⊙ λ) Cᵀ is this problem with C for A, blocked alike.
-        let turned = Problem { n: k, a: self.c, c: self.a, u: None, v: None, bias: None, keep: None, ..*self };
+        let turned = Problem { n: k, a: self.c, c: self.a, u: None, v: None, bias: None, ..*self };
         let blocks = Blocks::new(&turned, 1);
         let factors = [self.b, self.a, self.c.transpose()].map(Lanes::matrix);
         let (n_blocks, k_blocks) = (k.div_ceil(blocks.nc), self.c.shape()[0].div_ceil(blocks.kb));
@@ -199,22 +224,22 @@ impl<T: Kernels> Task<'_, T> {
             let other = Target { first: self.scratch[1], ..h };
             let (z, x) = (z.slice_rows(self.n), x.slice_rows(self.n));
             let shared = z.strides()[0] == 0 && rows > 1;
-            let keep = p.keep.filter(|_| self.k.0 == 0); // once for all blocks of outputs
             for r in parts(p.a.shape()[1], blocks.rc, p.table.mr) {
                 let of_rows = |columns| Block { rows, over: 0, columns };
-                if let Some(keep) = keep {
-                    let row_stride = p.a.shape()[1] as isize;
-                    let [ps, qs] = keep.map(|first| {
-                        let to = Target { first: first.get(), row_stride, column_stride: 1, padded: false };
-                        to.offset(self.n.0, r.0)
+                if let (Some(saving), 0) = (self.p.saving, self.k.0) {
+                    // Only the tasks of the first outputs keep them.
+                    let [p, q] = saving.targets(self.n.0, r.0);
+                    self.product().run(Rows::Stored(Cube::matrix(z)), b, of_rows(r), p, Epilogue::Set);
+                    self.product().run(Rows::Stored(Cube::matrix(x)), c, of_rows(r), q, Epilogue::Set);
+                    (self.p.table.arithmetic.hadamard)(&Hadamard {
+                        to: h.first,
+                        to_stride: blocks.rc,
+                        factors: [p, q].map(|kept| (kept.first.cast_const(), saving.pitch)),
+                        scale: std::ptr::null(),
+                        rows,
+                        columns: r.1,
                     });
-                    self.product().run(Rows::Stored(Cube::matrix(z)), b, of_rows(r), ps, Epilogue::Set);
-                    self.product().run(Rows::Stored(Cube::matrix(x)), c, of_rows(r), qs, Epilogue::Set);
-                    self.components([ps, qs], h, r);
-                    self.project(h, a, r, y);
-                    continue;
-                }
-                if shared {
+                } else if shared {
                     let one = Block { rows: 1, ..of_rows(r) };
                     self.product().run(Rows::Stored(Cube::matrix(z)), b, one, other, Epilogue::Set);
                     self.product().run(Rows::Stored(Cube::matrix(x)), c, of_rows(r), h, Epilogue::Set);
@@ -314,42 +339,6 @@ impl<T: Kernels> Task<'_, T> {
         }
     }
 
-    /// H = P ⊙ Q ⊙ λ of what is kept.
-    unsafe fn components(&self, [p, q]: [Target<T::Acc>; 2], h: Target<T::Acc>, r: Part) {
-        let (lambda, none) = (self.scratch[6], std::ptr::null_mut());
-        // Whole vectors: what follows a row of what is kept may belong to another task.
-        let whole = r.1 / self.p.table.lanes * self.p.table.lanes;
-        // SAFETY: room for RC components; rows and components of the block.
-        unsafe {
-            for component in 0..r.1 {
-                let scale = self.p.lambda.map(|lambda| lambda.get([r.0 + component]).unwrap_or_default().to_acc());
-                *lambda.add(component) = scale.unwrap_or(T::Acc::ONE);
-            }
-            (self.p.table.arithmetic.hadamard)(&Hadamard {
-                rows: self.n.1,
-                components: whole,
-                p: p.first,
-                p_stride: p.row_stride as usize,
-                q: q.first,
-                q_stride: q.row_stride as usize,
-                d: none,
-                stride: h.row_stride as usize,
-                lambda,
-                h: h.first,
-                dq: none,
-                dp: none,
-                d_lambda: none,
-                dq_sum: none,
-            });
-            for n in 0..self.n.1 {
-                for component in whole..r.1 {
-                    let product = *p.offset(n, component).first * *q.offset(n, component).first;
-                    *h.offset(n, component).first = product * *lambda.add(component);
-                }
-            }
-        }
-    }
-
     /// H ⊙= λ.
     unsafe fn scale(&self, h: *mut T::Acc, r: Part) {
         let Some(lambda) = self.p.lambda else { return };
@@ -416,9 +405,9 @@ impl<'a, T: Kernels> Problem<'a, T> {
                         to_stride: pad(r),
                     });
                 }
-                for (keep, rows) in self.keep.iter().flat_map(|keep| keep.iter().zip([first, second])) {
-                    for n in 0..self.n {
-                        std::ptr::copy_nonoverlapping(rows.add(n * pad(r)), keep.get().add(n * r), r);
+                if let Some(saving) = self.saving {
+                    for (from, to) in [(first, saving.p), (second, saving.q)] {
+                        std::ptr::copy_nonoverlapping(from, to, self.n * pad(r));
                     }
                 }
                 for n in 0..self.n {

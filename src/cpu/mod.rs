@@ -18,18 +18,19 @@ mod scratch;
 mod simd;
 mod small;
 mod table;
+mod tangent;
 mod trilinear;
 
-pub(crate) use gradient::backward;
+pub(crate) use gradient::{backward, backward_generate, backward_shared};
 pub(crate) use plan::{plan, plan_shared};
 pub(crate) use simd::{Capability, Kernels};
+pub(crate) use tangent::tangent;
 
 use crate::interaction::Core;
-use crate::{Algorithm, Context, Element, Gradient, Interaction, Result, Saved, Tangents, View, ViewMut, Wanted};
+use crate::{Algorithm, Context, Element, Interaction, Result, Saved, View, ViewMut};
 use context::Target;
 use operand::Cube;
 use output::Sink;
-use parallel::Shared;
 use problem::Problem;
 use trilinear::Trilinear;
 
@@ -161,39 +162,6 @@ pub(crate) fn generate<T: Element>(
     contract::contract(&t, roles, [Some(Sink::stored(bias)), None, None], threads)
 }
 
-/// The gradients of a shared context.
-pub(crate) fn backward_shared<T: Element>(
-    _layer: &Interaction<'_, T>,
-    _z: View<'_, T, 2>,
-    _x: View<'_, T, 3>,
-    _g: View<'_, T, 3>,
-    _wanted: Wanted<'_, T, 3>,
-) -> Result<()> {
-    Err(crate::Error::Unsupported { what: "gradients of a shared context" })
-}
-
-/// The gradients of generated layers.
-pub(crate) fn backward_generate<T: Element>(
-    _layer: &Interaction<'_, T>,
-    _z: View<'_, T, 2>,
-    _weights: View<'_, T, 3>,
-    _bias: View<'_, T, 2>,
-    _wanted: Wanted<'_, T>,
-) -> Result<()> {
-    Err(crate::Error::Unsupported { what: "gradients of generated layers" })
-}
-
-/// y of the tangents.
-pub(crate) fn tangent<T: Element>(
-    _layer: &Interaction<'_, T>,
-    _z: View<'_, T, 2>,
-    _x: View<'_, T, 2>,
-    _tangents: &Tangents<'_, T>,
-    _to: Gradient<'_, T::Accumulator, 2>,
-) -> Result<()> {
-    Err(crate::Error::Unsupported { what: "tangents" })
-}
-
 /// y, with P and Q kept.
 pub(crate) fn forward_saving<T: Element>(
     layer: &Interaction<'_, T>,
@@ -202,13 +170,17 @@ pub(crate) fn forward_saving<T: Element>(
     y: ViewMut<'_, T, 2>,
     saved: &mut Saved<T>,
 ) -> Result<()> {
-    let (n, rank) = (x.shape()[0], layer.rank().unwrap_or(0));
-    saved.resize(n, rank)?;
     let context = layer.context()?;
+    let n = x.shape()[0];
+    let Some(p) = cp_problem(layer, &context, n) else {
+        saved.resize(n, 0)?;
+        return forward(layer, z, x, y);
+    };
     context.device().check()?;
+    saved.resize(n, p.a.shape()[1])?;
+    let saving = cp::Saving::new(&mut saved.p, &mut saved.q, saved.pitch);
     let choice = plan::choose(layer, &context, &problem(layer, &context, n))?;
-    let Some(mut p) = cp_problem(layer, &context, n).filter(|_| n > 0) else { return forward(layer, z, x, y) };
-    p.keep = Some([saved.p.as_mut_ptr(), saved.q.as_mut_ptr()].map(Shared::new));
+    let p = cp::Problem { saving: Some(saving), ..p };
     match choice.algorithm {
         Algorithm::CpStream => p.forward_small(z, x, Sink::stored(y)),
         _ => p.forward(z, x, Sink::stored(y), parallel::threads(&context, plan::work(layer, n))),

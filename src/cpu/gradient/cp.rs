@@ -19,12 +19,13 @@
 
 use super::jobs::{Array, Call, Job, ROWS, Term, To};
 use crate::cpu::cache::{caches, part, parts};
-use crate::cpu::kernels::{Epilogue, Hadamard};
+use crate::cpu::kernels::{Components, Epilogue};
 use crate::cpu::operand::{Cube, Part};
 use crate::cpu::parallel::Shared;
 use crate::cpu::product::{Block, IN_PLACE_ROWS, Lanes, Product, Rows, Target};
 use crate::cpu::scratch;
 use crate::cpu::simd::Kernels;
+use crate::cpu::small::copy_rows;
 use crate::cpu::table::Table;
 use crate::{Result, View};
 
@@ -44,8 +45,8 @@ pub(super) struct Factors<'a, T: Kernels> {
     pub(super) each: usize,
     /// [G, I].
     pub(super) z: View<'a, T, 2>,
-    /// [G, M, J].
-    pub(super) x: View<'a, T, 3>,
+    /// [G, M, J]; or in the place of Q = xC, the same of every group, a matrix [M, R].
+    pub(super) x: Side<'a, T>,
     /// [G, M, K].
     pub(super) g: View<'a, T, 3>,
     /// A [K, R], B [I, R], C [J, R].
@@ -54,8 +55,21 @@ pub(super) struct Factors<'a, T: Kernels> {
     /// Of a batch; the share of a group's g in dz is not computed here.
     pub(super) u: Option<View<'a, T, 2>>,
     pub(super) v: Option<View<'a, T, 2>>,
-    /// P and Q of all rows of x, [G·M, R], and room for a vector.
-    pub(super) saved: Option<[&'a [T::Acc]; 2]>,
+    /// P and Q of all rows of x, rows of whole vectors so far apart.
+    pub(super) saved: Option<([&'a [T::Acc]; 2], usize)>,
+}
+
+/// What Q is.
+#[derive(Clone, Copy)]
+pub(super) enum Side<'a, T> {
+    Input(View<'a, T, 3>),
+    Fixed(View<'a, T, 2>),
+}
+
+impl<'a, T> Side<'a, T> {
+    fn input(self) -> Option<View<'a, T, 3>> {
+        if let Side::Input(x) = self { Some(x) } else { None }
+    }
 }
 
 /// Where the gradients go.
@@ -67,7 +81,7 @@ pub(super) struct Destinations<A> {
     pub(super) x: Option<To<A>>,
     /// dz + dx, of a batch.
     pub(super) tied: Option<To<A>>,
-    /// dA, dB, dC.
+    /// dA, dB, and dC or, of a fixed Q, dQ.
     pub(super) factors: [Option<To<A>>; 3],
     pub(super) lambda: Option<To<A>>,
 }
@@ -108,8 +122,8 @@ struct Blocks {
     kc: usize,
     /// Rows of a task that computes components.
     sub: usize,
-    /// Lengths of the call's scratch: P, Q, D, ΣDQ; dλ and ΣDQ of each task; λ.
-    lengths: [usize; 7],
+    /// Lengths of the call's scratch: P, Q, D, ΣDQ, fixed rows of Q; dλ and ΣDQ of each task; λ.
+    lengths: [usize; 8],
 }
 
 impl Blocks {
@@ -121,7 +135,7 @@ impl Blocks {
         let even = |view: View<'_, T, 3>| view.strides()[0] == view.strides()[1].wrapping_mul(each as isize);
         let whole = (2..=most).contains(&each);
         let (groups, rows, unit) = if whole {
-            let at_once = if dx_flat && even(p.x) && even(p.g) { most / each } else { 1 };
+            let at_once = if dx_flat && p.x.input().is_none_or(even) && even(p.g) { most / each } else { 1 };
             let groups = part(p.groups, ROWS, 1).max(1);
             (groups, at_once.min(groups) * each, each)
         } else if each > 1 {
@@ -133,7 +147,8 @@ impl Blocks {
         let sub = if whole { (ROWS / each).max(1) * each } else { part(rows, ROWS, table.nr).max(1) };
         let subs = rows.div_ceil(sub).max(1);
         let sums = if each == 1 { 0 } else { groups * ld };
-        let lengths = [groups * ld, rows * ld, rows * ld, sums, subs * rc, subs * rc, rc];
+        let fixed = if p.x.input().is_none() { each.min(rows) * ld } else { 0 };
+        let lengths = [groups * ld, rows * ld, rows * ld, sums, fixed, subs * rc, subs * rc, rc];
         Blocks { groups, rows, unit, whole, rc, ld, kc: caches().kc(table), sub, lengths }
     }
 
@@ -163,7 +178,7 @@ impl<T: Kernels> Factors<'_, T> {
         let rank = a.shape()[1];
         let few = self.groups.saturating_mul(self.each) <= IN_PLACE_ROWS;
         let views = [
-            (needed.q() && self.saved.is_none(), c),
+            (needed.q() && self.saved.is_none() && self.x.input().is_some(), c),
             (needed.p() && (self.saved.is_none() || self.each != 1), b),
             (needed.d(), a),
             (to.z.is_some() || tied, b.transpose()),
@@ -177,9 +192,9 @@ impl<T: Kernels> Factors<'_, T> {
             room -= len;
             len
         });
-        let [p, q, d, sums, lambdas, partial, lambda] = blocks.lengths;
-        let lengths = [p, q, d, sums, lambdas, partial, lambda, packed.iter().sum()];
-        scratch::with(lengths, |[p, q, d, sums, lambdas, partial, lambda, mut next]| {
+        let [p, q, d, sums, fixed, lambdas, partial, lambda] = blocks.lengths;
+        let lengths = [p, q, d, sums, fixed, lambdas, partial, lambda, packed.iter().sum()];
+        scratch::with(lengths, |[p, q, d, sums, fixed, lambdas, partial, lambda, mut next]| {
             let [c, b, a, bt, ct] = std::array::from_fn(|index| {
                 let mut nowhere = std::ptr::null_mut();
                 let next = if packed[index] > 0 { &mut next } else { &mut nowhere };
@@ -193,7 +208,7 @@ impl<T: Kernels> Factors<'_, T> {
                 call: Call { table, kc: blocks.kc, few, threads },
                 lanes: [a, b, c],
                 turned: [bt, ct],
-                arrays: [p, q, d, sums].map(|array| Array(Target::scratch(array, blocks.ld))),
+                arrays: [p, q, d, sums, fixed].map(|array| Array(Target::scratch(array, blocks.ld))),
                 rows: [lambdas, partial, lambda].map(Shared::new),
             };
             let unit = if self.each == 1 { table.nr } else { 1 };
@@ -218,8 +233,8 @@ struct Run<'a, T: Kernels> {
     lanes: [Lanes<'a, T>; 3],
     /// Bᵀ and Cᵀ.
     turned: [Lanes<'a, T>; 2],
-    /// P, Q, D, ΣDQ. H replaces dH; DP replaces P, and DQ replaces Q; where P is shared, DP replaces Q.
-    arrays: [Array<T::Acc>; 4],
+    /// P, Q, D, ΣDQ, fixed rows of Q. H replaces dH; DP replaces P, and DQ replaces Q; where P is shared, DP replaces Q.
+    arrays: [Array<T::Acc>; 5],
     /// dλ and ΣDQ of each task that computes components; λ.
     rows: [Shared<T::Acc>; 3],
 }
@@ -238,8 +253,8 @@ impl<T: Kernels> Run<'_, T> {
     unsafe fn block(&self, to: &Destinations<T::Acc>, groups: Part, r: Part, first: bool) -> Result<()> {
         let (p, blocks, each) = (self.p, self.blocks, self.p.each);
         let z = p.z.slice_rows(groups);
-        let [i, j] = [p.z.shape()[1], p.x.shape()[2]];
-        let [ps, qs, h, sums] = self.arrays;
+        let i = p.z.shape()[1];
+        let [ps, qs, h, sums, fixed] = self.arrays;
         let [bt, ct] = self.turned;
         let [da, db, dc] = to.factors;
         let factor = |to: Option<To<T::Acc>>, input, lanes, fresh: bool| {
@@ -263,10 +278,15 @@ impl<T: Kernels> Run<'_, T> {
             for (start, rows) in parts(groups.1 * each, most, blocks.unit) {
                 let (within, m) = if blocks.whole { (start / each, 0) } else { (0, start) };
                 let inner = Inner { group: groups.0 + within, within, m, rows };
+                if let Side::Fixed(rows) = p.x {
+                    let from = rows.slice_rows((m, rows_of_q(each, inner))).slice(1, r.0..r.0 + r.1)?;
+                    copy_rows(p.table, from, fixed.at(0, 0).first, blocks.ld);
+                }
                 self.components(inner, z, r)?;
                 let fresh = first && start == 0;
                 self.gather(to.lambda, rows, r, fresh);
-                let (g, x) = (inner.of(p.g), inner.of(p.x));
+                let (g, x) = (inner.of(p.g), p.x.input().map(|x| inner.of(x)));
+                let j = x.map_or(0, |x| x.shape()[1]);
                 let dq = Term { rows: qs, lanes: bt, linear: p.u.map(|u| [g, u]) };
                 let dp = Term { rows: if each == 1 { ps } else { qs }, lanes: ct, linear: p.v.map(|v| [g, v]) };
                 let input = |to: Option<To<T::Acc>>, terms, columns| {
@@ -279,7 +299,21 @@ impl<T: Kernels> Run<'_, T> {
                     input(batch(to.z), [Some(dq), None], i),
                     input(batch(to.tied), [Some(dq), Some(dp)], i),
                     factor(da, g, h, fresh),
-                    factor(dc, x, dp.rows, fresh),
+                    match x {
+                        Some(x) => factor(dc, x, dp.rows, fresh),
+                        None => dc.map(|to| {
+                            // Rows of A of later parts of a group are written by the first block of groups too.
+                            let add = to.add || !(first && (start == 0 || !blocks.whole));
+                            Job::Sum {
+                                to: to.rows(m, 0, 1),
+                                add,
+                                lanes: dp.rows,
+                                // All of A where there is no group.
+                                rows: (rows, if rows == 0 { each } else { rows_of_q(each, inner) }),
+                                r,
+                            }
+                        }),
+                    },
                     factor(batch(db), z, qs, fresh),
                 ])?;
             }
@@ -320,7 +354,7 @@ impl<T: Kernels> Run<'_, T> {
         (r, columns): (usize, Part),
     ) {
         let (p, blocks, needed) = (self.p, self.blocks, self.needed);
-        let (table, each, rank) = (p.table, p.each, p.factors[0].shape()[1]);
+        let (table, each) = (p.table, p.each);
         let own = each == 1;
         // SAFETY: see `components`.
         unsafe {
@@ -333,9 +367,9 @@ impl<T: Kernels> Run<'_, T> {
             };
             let saved = |of: usize| {
                 let row = inner.group * each + inner.m + rows.0;
-                p.saved.map(|saved| (saved[of].as_ptr().wrapping_add(row * rank + r + columns.0), rank))
+                p.saved.map(|(saved, pitch)| (saved[of].as_ptr().wrapping_add(row * pitch + r + columns.0), pitch))
             };
-            let [ps, qs, ds, _] = self.arrays.map(|array| array.at(rows.0, columns.0).first);
+            let [ps, qs, ds, ..] = self.arrays.map(|array| array.at(rows.0, columns.0).first);
             let (mut from_p, mut from_q) = ((ps.cast_const(), blocks.ld), (qs.cast_const(), blocks.ld));
             if needed.p() && own {
                 match saved(0) {
@@ -344,11 +378,17 @@ impl<T: Kernels> Run<'_, T> {
                 }
             }
             if needed.q() {
-                match saved(1) {
-                    Some(saved) => from_q = saved,
-                    None => run(inner.of(p.x), self.lanes[2], self.arrays[1]),
+                match (saved(1), p.x) {
+                    (Some(saved), _) => from_q = saved,
+                    (None, Side::Input(x)) => run(inner.of(x), self.lanes[2], self.arrays[1]),
+                    (None, Side::Fixed(_)) => {
+                        let row = if blocks.whole || own { 0 } else { rows.0 };
+                        let first = self.arrays[4].at(row, columns.0).first.cast_const();
+                        from_q = (first, if own { 0 } else { blocks.ld });
+                    }
                 }
             }
+            let repeated = blocks.whole && p.x.input().is_none();
             if needed.d() {
                 run(inner.of(p.g), self.lanes[0], self.arrays[2]);
             }
@@ -369,12 +409,12 @@ impl<T: Kernels> Run<'_, T> {
                 if !own {
                     from_p = (self.arrays[0].at(group, columns.0).first.cast_const(), 0);
                 }
-                (table.arithmetic.hadamard)(&Hadamard {
+                (table.arithmetic.components)(&Components {
                     rows: segment.min(rows.1 - first),
-                    components: columns.1,
+                    columns: columns.1,
                     p: given(needed.p(), from_p.0),
                     p_stride: from_p.1,
-                    q: given(needed.q(), from_q.0.wrapping_add(first * from_q.1)),
+                    q: given(needed.q(), from_q.0.wrapping_add(if repeated { 0 } else { first * from_q.1 })),
                     q_stride: from_q.1,
                     d: given(needed.d(), ds.add(at).cast_const()),
                     stride: blocks.ld,
@@ -412,6 +452,11 @@ impl<T: Kernels> Run<'_, T> {
             }
         }
     }
+}
+
+/// Rows of a fixed Q that these rows meet.
+fn rows_of_q(each: usize, inner: Inner) -> usize {
+    if each == 0 { 0 } else { each.min(inner.rows) }
 }
 
 impl Inner {

@@ -11,7 +11,7 @@
 use crate::Result;
 use crate::View;
 use crate::cpu::cache::{part, parts};
-use crate::cpu::kernels::{Epilogue, Fetch, Gemm};
+use crate::cpu::kernels::{Epilogue, Fetch, Gemm, add_into};
 use crate::cpu::operand::{Cube, Part};
 use crate::cpu::parallel;
 use crate::cpu::product::{Block, Lanes, Product, Rows, Target};
@@ -98,8 +98,29 @@ pub(super) struct Term<'a, T: Kernels> {
 
 /// A product, for the components `r`.
 pub(super) enum Job<'a, T: Kernels> {
-    Input { to: Target<T::Acc>, add: bool, terms: [Option<Term<'a, T>>; 2], rows: usize, columns: usize, r: Part },
-    Factor { to: Target<T::Acc>, add: bool, input: View<'a, T, 2>, lanes: Array<T::Acc>, r: Part },
+    Input {
+        to: Target<T::Acc>,
+        add: bool,
+        terms: [Option<Term<'a, T>>; 2],
+        rows: usize,
+        columns: usize,
+        r: Part,
+    },
+    Factor {
+        to: Target<T::Acc>,
+        add: bool,
+        input: View<'a, T, 2>,
+        lanes: Array<T::Acc>,
+        r: Part,
+    },
+    /// to\[i\]\[r\] ←/+ Σ_g lanes\[g·I + i\]\[r\]: so many rows in all, and for each g.
+    Sum {
+        to: Target<T::Acc>,
+        add: bool,
+        lanes: Array<T::Acc>,
+        rows: (usize, usize),
+        r: Part,
+    },
 }
 
 // SAFETY: tasks write disjoint parts of the destinations, and only read the rest.
@@ -196,6 +217,7 @@ impl<T: Kernels> Call<T> {
             *grid = match job {
                 Some(Job::Input { rows, columns, .. }) => self.grid(*rows, *columns),
                 Some(Job::Factor { input, r, .. }) => self.grid(input.shape()[1], r.1),
+                Some(Job::Sum { rows, r, .. }) => self.grid(rows.1, r.1),
                 None => *grid,
             };
         }
@@ -244,13 +266,28 @@ impl<T: Kernels> Job<'_, T> {
                 Job::Factor { to, add, input, lanes, r } => {
                     factor(product, *input, rows, (*lanes, columns), to.offset(rows.0, r.0 + columns.0), of(*add));
                 }
+                Job::Sum { to, add, lanes, rows: (total, each), r } => {
+                    for row in rows.0..rows.0 + rows.1 {
+                        // In the tile, and then to where it goes.
+                        let sums = std::slice::from_raw_parts_mut(product.tile, columns.1);
+                        sums.fill(T::Acc::default());
+                        for row in (row..*total).step_by(*each) {
+                            let from = lanes.at(row, columns.0).first.cast_const();
+                            add_into(sums, std::slice::from_raw_parts(from, columns.1));
+                        }
+                        for (column, &sum) in sums.iter().enumerate() {
+                            let to = to.offset(row, r.0 + columns.0 + column).first;
+                            *to = if *add { *to + sum } else { sum };
+                        }
+                    }
+                }
             }
         }
     }
 }
 
 /// Columns `i` of the input times the columns of the lanes, over all rows of both.
-unsafe fn factor<T: Kernels>(
+pub(super) unsafe fn factor<T: Kernels>(
     product: &Product<T>,
     input: View<'_, T, 2>,
     i: Part,
@@ -288,7 +325,7 @@ unsafe fn factor<T: Kernels>(
 }
 
 /// Rows n of some columns as accumulators, and the distance of the rows: in place, or copied.
-unsafe fn across<T: Kernels>(
+pub(super) unsafe fn across<T: Kernels>(
     table: &Table<T>,
     input: View<'_, T, 2>,
     n: Part,

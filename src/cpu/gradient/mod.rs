@@ -1,4 +1,4 @@
-//! Gradients of a dense layer.
+//! Gradients, of a dense layer those below; those of a CP layer are drawn in cp.rs.
 //!
 //! ```text
 //!   dx[n][j]    = Σ_ki  g[n][k] z[n][i] W[k][i][j]  + Σ_k g[n][k] V[k][j]      contractions with W like the forward pass,
@@ -7,20 +7,22 @@
 //!   dU, dV, db                                                                 dW with ones for z and x
 //! ```
 
+mod contexts;
 mod cp;
 mod jobs;
+mod shared;
 mod weights;
 
 use super::contract::{self, contract};
 use super::output::Sink;
 use super::trilinear::Trilinear;
 use super::{parallel, plan, trilinear};
-use crate::gradients::WantedFactors;
-use crate::gradients::{Gradient, Wanted};
+use crate::gradients::{Gradient, Wanted, WantedFactors};
 use crate::interaction::Core;
-use crate::{Context, Element, Interaction, Result, Saved, View};
-use cp::{Destinations, Factors};
+use crate::{Context, Element, Interaction, Result, View};
+use cp::{Destinations, Factors, Side};
 use jobs::To;
+pub(crate) use shared::{backward_generate, backward_shared};
 use weights::Weights;
 
 /// All gradients in `wanted`, for the gradient `g` [N, K] of the result.
@@ -35,12 +37,15 @@ pub(crate) fn backward<T: Element>(
     context.device().check()?;
     let n = g.shape()[0];
     let threads = parallel::threads(&context, plan::work(layer, n));
-    let inputs_wanted = [wanted.z, wanted.x, wanted.tied];
-    match layer.core {
-        Core::Cp { .. } => factors(layer, &context, [g, z, x], inputs_wanted, wanted.cp, wanted.saved, threads)?,
-        _ => inputs(layer, &context, [g, z, x], inputs_wanted, threads)?,
-    }
     let ones = [T::from_f64(1.0)];
+    match factors(layer, &context, z, Side::Input(x.insert_axis()), g.insert_axis(), &ones)? {
+        Some(p) => {
+            let saved = wanted.saved.filter(|_| n > 0).map(|saved| ([&saved.p[..], &saved.q[..]], saved.pitch));
+            let [z, x, tied] = [wanted.z, wanted.x, wanted.tied].map(|to| to.map(To::matrix));
+            Factors { saved, ..p }.run(&Destinations { z, x, tied, ..destinations(wanted.cp) }, threads)?;
+        }
+        None => inputs(layer, &context, [g, z, x], [wanted.z, wanted.x, wanted.tied], threads)?,
+    }
     let one = View::strided(&ones, 0, [n, 1], [0, 1])?;
     if let Some(Gradient { to, add }) = wanted.w {
         Weights::new(&context, g, z, x).run(to, add, threads)?;
@@ -55,6 +60,38 @@ pub(crate) fn backward<T: Element>(
         Weights::new(&context, g, one, one).run(to.insert_axis().insert_axis(), add, threads)?;
     }
     Ok(())
+}
+
+/// What a CP layer's gradients are computed from: of a batch, until told otherwise.
+fn factors<'a, T: Element>(
+    layer: &Interaction<'a, T>,
+    context: &Context,
+    z: View<'a, T, 2>,
+    x: Side<'a, T>,
+    g: View<'a, T, 3>,
+    one: &'a [T; 1],
+) -> Result<Option<Factors<'a, T>>> {
+    let Core::Cp { a, b, c, lambda } = layer.core else { return Ok(None) };
+    let [groups, each, _] = g.shape();
+    Ok(Some(Factors {
+        table: T::table(context.capability()),
+        groups,
+        each,
+        z,
+        x,
+        g,
+        factors: [a, b, c],
+        lambda: lambda.map_or_else(|| View::strided(one, 0, [a.shape()[1]], [0]), Ok)?,
+        u: layer.u,
+        v: layer.v,
+        saved: None,
+    }))
+}
+
+/// Where the gradients of a CP layer's factors go.
+fn destinations<T: Element>(cp: WantedFactors<'_, T>) -> Destinations<T::Accumulator> {
+    let factors = [cp.a, cp.b, cp.c].map(|to| to.map(To::matrix));
+    Destinations { z: None, x: None, tied: None, factors, lambda: cp.lambda.map(To::vector) }
 }
 
 /// dz, dx, and their sum.
@@ -90,39 +127,4 @@ fn inputs<T: Element>(
         contract(&t, other, [None, None, Some(to.adding())], threads)?;
     }
     Ok(())
-}
-
-/// dz, dx, their sum, and the gradients of the factors of a CP layer.
-fn factors<T: Element>(
-    layer: &Interaction<'_, T>,
-    context: &Context,
-    [g, z, x]: [View<'_, T, 2>; 3],
-    [dz, dx, tied]: [Option<Gradient<'_, T::Accumulator, 2>>; 3],
-    wanted: WantedFactors<'_, T>,
-    saved: Option<&Saved<T>>,
-    threads: usize,
-) -> Result<()> {
-    let Core::Cp { a, b, c, lambda } = layer.core else { return Ok(()) };
-    let one = [T::from_f64(1.0)];
-    let p = Factors {
-        table: T::table(context.capability()),
-        groups: g.shape()[0],
-        each: 1,
-        z,
-        x: x.insert_axis(),
-        g: g.insert_axis(),
-        factors: [a, b, c],
-        lambda: lambda.map_or_else(|| View::strided(&one, 0, [a.shape()[1]], [0]), Ok)?,
-        u: layer.u,
-        v: layer.v,
-        saved: saved.map(|saved| [&saved.p[..], &saved.q[..]]),
-    };
-    let to = Destinations {
-        z: dz.map(To::matrix),
-        x: dx.map(To::matrix),
-        tied: tied.map(To::matrix),
-        factors: [wanted.a, wanted.b, wanted.c].map(|to| to.map(To::matrix)),
-        lambda: wanted.lambda.map(To::vector),
-    };
-    p.run(&to, threads)
 }

@@ -10,12 +10,12 @@
 
 use crate::cpu::simd::Simd;
 
-/// Operands of [`hadamard`]. Rows are read and written by whole vectors, for which there must be room. Those that are null are
+/// Operands of [`components`]. Rows are read and written by whole vectors, for which there must be room. Those that are null are
 /// absent: read as zeros, or not written. A result may lie where an operand does.
 #[derive(Clone, Copy)]
-pub(crate) struct Hadamard<A> {
+pub(crate) struct Components<A> {
     pub(crate) rows: usize,
-    pub(crate) components: usize,
+    pub(crate) columns: usize,
     pub(crate) p: *const A,
     pub(crate) p_stride: usize,
     pub(crate) q: *const A,
@@ -37,12 +37,12 @@ pub(crate) struct Hadamard<A> {
 ///
 /// See [`super`].
 #[inline(always)]
-pub(crate) unsafe fn hadamard<S: Simd>(o: &Hadamard<S::Acc>) {
+pub(crate) unsafe fn components<S: Simd>(o: &Components<S::Acc>) {
     let (has_p, has_q, has_d) = (!o.p.is_null(), !o.q.is_null(), !o.d.is_null());
     // SAFETY: rows and vectors as the operands say: the caller's contract.
     unsafe {
         for n in 0..o.rows {
-            for r in (0..o.components).step_by(S::LANES) {
+            for r in (0..o.columns).step_by(S::LANES) {
                 let at = n * o.stride + r;
                 let lambda = S::load(o.lambda.add(r));
                 let p = if has_p { S::load(o.p.add(n * o.p_stride + r)) } else { S::zero() };
