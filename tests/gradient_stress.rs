@@ -114,7 +114,56 @@ fn all<'a, T: Element>(form: Form, moved: &'a common::case::Laid<'_, T>) -> Tang
     }
 }
 
-for_each_dtype!(dense, cp, shared, tangents);
+/// Sizes for which the definition takes too long: ⟨dz, z⟩ = ⟨dx, x⟩ = ⟨dW, W⟩ = ⟨dA, A⟩ = …, all exact in integers, and so equal.
+fn adjoint<T: Element>() {
+    let shapes = [
+        (Operation::Plain, [500, 1, 128, 128, 64, 96]),
+        (Operation::Plain, [70, 1, 200, 257, 40, 130]),
+        (Operation::Plain, [1000, 1, 33, 130, 17, 300]),
+        (Operation::Plain, [3, 1, 300, 260, 90, 64]),
+        (Operation::Shared, [30, 40, 100, 90, 64, 70]),
+        (Operation::Shared, [3, 500, 130, 70, 33, 20]),
+        (Operation::Generate, [70, 1, 130, 140, 33, 70]),
+    ];
+    for (seed, (operation, sizes)) in shapes.into_iter().enumerate() {
+        for form in [Form::Dense, Form::CpLambda] {
+            // Few ones amid zeros, so that the sums stay exact in f32.
+            let mut random = Random(seed as u64);
+            let case = Case::<T>::new(form, sizes, |len, _| {
+                (0..len).map(|_| T::from_f64(f64::from([0, 0, 0, 0, 0, 1, -1, 1][random.below(8)]))).collect()
+            });
+            let bias = vec![T::default(); case.bias.len()];
+            let case = Case { linear: false, bias, ..case };
+            let dense = [Part::Z, Part::X, Part::W];
+            let cp = [Part::Z, Part::X, Part::FactorA, Part::FactorB, Part::FactorC, Part::Lambda];
+            let wanted = if form == Form::Dense { Set::of(&dense) } else { Set::of(&cp) };
+            for context in contexts() {
+                let context = context.with_threads(2).unwrap();
+                let found = case.call(operation, &Options { wanted, ..Options::new(context) }, "adjoint").unwrap();
+                let of = |(part, gradient): &(Part, Vec<T::Accumulator>)| -> f64 {
+                    let operand = match part {
+                        Part::Z => &case.z,
+                        Part::X => &case.x,
+                        Part::W => &case.w,
+                        Part::FactorA => &case.factors[0],
+                        Part::FactorB => &case.factors[1],
+                        Part::FactorC => &case.factors[2],
+                        _ => &case.lambda,
+                    };
+                    assert_eq!(gradient.len(), operand.len());
+                    gradient.iter().zip(operand).map(|(a, b)| a.to_f64() * b.to_f64()).sum()
+                };
+                let t = of(&found[0]);
+                for gradient in &found {
+                    let what = format!("{form:?} {operation:?} {sizes:?} {} {}", T::DTYPE, context.simd());
+                    assert_eq!(of(gradient), t, "{:?} {what}", gradient.0);
+                }
+            }
+        }
+    }
+}
+
+for_each_dtype!(dense, cp, shared, tangents, adjoint);
 
 /// Calls of all kinds and types, each on more threads than it has tasks, inside of the tasks of another parallel loop: a
 /// thread that waits for a call's tasks takes up other calls meanwhile, and must not lend them its scratch.
