@@ -120,7 +120,6 @@ fn adjoint<T: Element>() {
         (Operation::Plain, [500, 1, 128, 128, 64, 96]),
         (Operation::Plain, [70, 1, 200, 257, 40, 130]),
         (Operation::Plain, [1000, 1, 33, 130, 17, 300]),
-        (Operation::Plain, [3, 1, 300, 260, 90, 64]),
         (Operation::Shared, [30, 40, 100, 90, 64, 70]),
         (Operation::Shared, [3, 500, 130, 70, 33, 20]),
         (Operation::Generate, [70, 1, 130, 140, 33, 70]),
