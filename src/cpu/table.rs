@@ -1,7 +1,8 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
 use super::kernels::{
-    Combine, Components, FormKhatriRao, Fused, Gemm, Hadamard, OuterStrip, Pack, Stream, Unpack, Widened,
+    Combine, Components, FormKhatriRao, Fused, Gemm, Hadamard, OuterStream, OuterStrip, Pack, Stream, Sweep, Unpack,
+    Widened,
 };
 use super::simd::Kernels;
 
@@ -14,6 +15,7 @@ pub(crate) struct Arithmetic<A> {
     pub(crate) outer_strip: unsafe fn(&OuterStrip<A>),
     pub(crate) hadamard: unsafe fn(&Hadamard<A>),
     pub(crate) components: unsafe fn(&Components<A>),
+    pub(crate) outer_stream: unsafe fn(&OuterStream<A>),
     /// Panels of sums to a gradient or tangent.
     pub(crate) unpack: unsafe fn(&Unpack<A, A>),
     /// Independent FMAs, 12·LANES in each of so many rounds: what the peak is measured with.
@@ -37,6 +39,7 @@ pub(crate) struct Table<T: Kernels> {
     pub(crate) widen: unsafe fn(&Widened<T, T::Acc>),
     pub(crate) stream: unsafe fn(&Stream<T, T::Acc>),
     pub(crate) combine: unsafe fn(&Combine<T, T::Acc>),
+    pub(crate) sweep: unsafe fn(&Sweep<T, T::Acc>),
 }
 
 /// Instantiates every kernel for a storage type and a [`super::simd::Simd`], each inside its `#[target_feature]`.
@@ -72,6 +75,11 @@ macro_rules! table {
                 // SAFETY: as above.
                 unsafe { kernels::combine::<$simd, $storage>(args) }
             }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn sweep(args: &kernels::Sweep<$storage, A>) {
+                // SAFETY: as above.
+                unsafe { kernels::sweep::<$simd, $storage>(args) }
+            }
             crate::cpu::table::Table {
                 name: $text,
                 lanes: <$simd as Simd>::LANES,
@@ -83,6 +91,7 @@ macro_rules! table {
                 widen,
                 stream,
                 combine,
+                sweep,
             }
         };
     };
@@ -132,6 +141,11 @@ macro_rules! arithmetic {
                 unsafe { kernels::components::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
+            unsafe fn outer_stream(args: &kernels::OuterStream<A>) {
+                // SAFETY: as above.
+                unsafe { kernels::outer_stream::<$simd>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
             unsafe fn unpack(args: &kernels::Unpack<A, A>) {
                 // SAFETY: as above.
                 unsafe { kernels::unpack::<$simd, A>(args) }
@@ -146,7 +160,7 @@ macro_rules! arithmetic {
                 // SAFETY: as above.
                 unsafe { kernels::read::<$simd>(from, len) }
             }
-            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, outer_strip, hadamard, components, unpack, peak, read }
+            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, outer_strip, hadamard, components, outer_stream, unpack, peak, read }
         };
     };
 }

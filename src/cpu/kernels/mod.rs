@@ -9,6 +9,7 @@ mod gemm;
 mod microkernel;
 mod pack;
 mod stream;
+mod sweep;
 
 pub(crate) use components::{Components, components};
 pub(crate) use fused::{Fused, fused};
@@ -19,3 +20,4 @@ pub(crate) use pack::{
     outer_strip, pack, unpack, widen,
 };
 pub(crate) use stream::{Combine, Fold, Stream, combine, outer, stream};
+pub(crate) use sweep::{OuterStream, Sweep, outer_stream, sweep};
