@@ -1,6 +1,6 @@
 //! Weights as the kernels want them: rows of contiguous accumulators, in place where they are that already.
 
-use super::kernels::gather;
+use super::kernels::{Widened, gather};
 use super::simd::Kernels;
 use super::table::Table;
 use crate::View;
@@ -46,6 +46,25 @@ impl<'a, T: Kernels> Cube<'a, T> {
         match self {
             Cube::Stored(view) => Cube::Stored(view.permute([0, 2, 1]).unwrap_or(view)),
             Cube::Widened(view) => Cube::Widened(view.permute([0, 2, 1]).unwrap_or(view)),
+        }
+    }
+
+    /// The axes in another order, which is a permutation.
+    pub(crate) fn permute(self, order: [usize; 3]) -> Self {
+        match self {
+            Cube::Stored(view) => Cube::Stored(view.permute(order).unwrap_or(view)),
+            Cube::Widened(view) => Cube::Widened(view.permute(order).unwrap_or(view)),
+        }
+    }
+
+    /// Where an element is, if it is one of accumulators; else an address that is not to be read.
+    pub(crate) fn at(&self, index: [usize; 3]) -> *const T::Acc {
+        let strides = self.strides();
+        let offset =
+            (0..3).fold(0isize, |sum, axis| sum.wrapping_add((index[axis] as isize).wrapping_mul(strides[axis])));
+        match self {
+            Cube::Stored(view) => view.as_ptr().wrapping_offset(offset).cast(),
+            Cube::Widened(view) => view.as_ptr().wrapping_offset(offset),
         }
     }
 
@@ -105,14 +124,26 @@ impl<'a, T: Kernels> Cube<'a, T> {
             match *self {
                 Cube::Stored(view) if sj == 1 => {
                     for k in 0..k.1 {
-                        for i in 0..i.1 {
-                            let row = offset + k as isize * sk + i as isize * si;
-                            (table.widen)(view.as_ptr().wrapping_offset(row), buffer.add(k * out_ld + i * ld), j.1);
-                        }
+                        (table.widen)(&Widened {
+                            from: view.as_ptr().wrapping_offset(offset + k as isize * sk),
+                            row_stride: si,
+                            rows: i.1,
+                            columns: j.1,
+                            to: buffer.add(k * out_ld),
+                            to_stride: ld,
+                        });
                     }
                 }
                 Cube::Stored(view) => {
                     gather_cube(view.as_ptr().wrapping_offset(offset), strides, shape, buffer, [out_ld, ld], T::to_acc);
+                }
+                Cube::Widened(view) if sj == 1 => {
+                    for k in 0..k.1 {
+                        for i in 0..i.1 {
+                            let row = view.as_ptr().wrapping_offset(offset + k as isize * sk + i as isize * si);
+                            std::ptr::copy_nonoverlapping(row, buffer.add(k * out_ld + i * ld), j.1);
+                        }
+                    }
                 }
                 Cube::Widened(view) => {
                     gather_cube(view.as_ptr().wrapping_offset(offset), strides, shape, buffer, [out_ld, ld], |v| v);

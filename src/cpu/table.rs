@@ -1,14 +1,18 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
-use super::kernels::{Combine, FormKhatriRao, FusedDot, Gemm, Pack, Stream, Unpack};
+use super::kernels::{Combine, FormKhatriRao, Fused, Gemm, Hadamard, OuterStrip, Pack, Stream, Unpack, Widened};
 use super::simd::Kernels;
 
 /// The kernels that see accumulators only.
 pub(crate) struct Arithmetic<A> {
     pub(crate) gemm: unsafe fn(&Gemm<A>),
-    pub(crate) fused_dot: unsafe fn(&FusedDot<A>),
+    pub(crate) fused: unsafe fn(&Fused<A>),
     pub(crate) form_khatri_rao: unsafe fn(&FormKhatriRao<A>),
     pub(crate) outer: unsafe fn(z: &[A], x: *const A, columns: usize, to: *mut A),
+    pub(crate) outer_strip: unsafe fn(&OuterStrip<A>),
+    pub(crate) hadamard: unsafe fn(&Hadamard<A>),
+    /// Panels of sums to a gradient or tangent.
+    pub(crate) unpack: unsafe fn(&Unpack<A, A>),
     /// Independent FMAs, 12·LANES in each of so many rounds: what the peak is measured with.
     pub(crate) peak: unsafe fn(usize) -> A,
     /// The sum of so many elements: what the read bandwidth is measured with.
@@ -27,7 +31,7 @@ pub(crate) struct Table<T: Kernels> {
     pub(crate) arithmetic: &'static Arithmetic<T::Acc>,
     pub(crate) pack: unsafe fn(&Pack<T, T::Acc>),
     pub(crate) unpack: unsafe fn(&Unpack<T, T::Acc>),
-    pub(crate) widen: unsafe fn(from: *const T, to: *mut T::Acc, len: usize),
+    pub(crate) widen: unsafe fn(&Widened<T, T::Acc>),
     pub(crate) stream: unsafe fn(&Stream<T, T::Acc>),
     pub(crate) combine: unsafe fn(&Combine<T, T::Acc>),
 }
@@ -51,9 +55,9 @@ macro_rules! table {
                 unsafe { kernels::unpack::<$simd, $storage>(args) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn widen(from: *const $storage, to: *mut A, len: usize) {
+            unsafe fn widen(args: &kernels::Widened<$storage, A>) {
                 // SAFETY: as above.
-                unsafe { kernels::widen::<$simd, $storage>(from, to, len) }
+                unsafe { kernels::widen::<$simd, $storage>(args) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn stream(args: &kernels::Stream<$storage, A>) {
@@ -95,9 +99,9 @@ macro_rules! arithmetic {
                 unsafe { kernels::gemm::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn fused_dot(args: &kernels::FusedDot<A>) {
+            unsafe fn fused(args: &kernels::Fused<A>) {
                 // SAFETY: as above.
-                unsafe { kernels::fused_dot::<$simd>(args) }
+                unsafe { kernels::fused::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn form_khatri_rao(args: &kernels::FormKhatriRao<A>) {
@@ -110,6 +114,21 @@ macro_rules! arithmetic {
                 unsafe { kernels::outer::<$simd>(z, x, columns, to) }
             }
             $(#[target_feature(enable = $feature)])?
+            unsafe fn outer_strip(args: &kernels::OuterStrip<A>) {
+                // SAFETY: as above.
+                unsafe { kernels::outer_strip::<$simd>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn hadamard(args: &kernels::Hadamard<A>) {
+                // SAFETY: as above.
+                unsafe { kernels::hadamard::<$simd>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn unpack(args: &kernels::Unpack<A, A>) {
+                // SAFETY: as above.
+                unsafe { kernels::unpack::<$simd, A>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
             unsafe fn peak(rounds: usize) -> A {
                 // SAFETY: as above.
                 unsafe { kernels::peak::<$simd>(rounds) }
@@ -119,7 +138,7 @@ macro_rules! arithmetic {
                 // SAFETY: as above.
                 unsafe { kernels::read::<$simd>(from, len) }
             }
-            crate::cpu::table::Arithmetic { gemm, fused_dot, form_khatri_rao, outer, peak, read }
+            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, outer_strip, hadamard, unpack, peak, read }
         };
     };
 }

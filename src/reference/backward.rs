@@ -12,8 +12,7 @@
 //! | dC | | N + K + I + 4 |
 //! | dλ | | N + K + I + J + 4 |
 //!
-//! With U, dz has K more, and so has dx with V. Of [`backward_generate`] N is G, M is 1, and in the sums of CP K and J stand
-//! both where one does above: its dA has G + I + J + 4, dC G + I + K + 4, dB G + K + J + 4, dλ G + K + I + J + 4.
+//! With U, dz has K more, and so has dx with V. Of [`backward_generate`] N is G and M is 1.
 //!
 //! **They hold in whichever order an algorithm contracts.** A term passes through at most as many roundings as the
 //! lengths of the sums around it, nested in any way, and one for each product that no sum's multiply-add takes:

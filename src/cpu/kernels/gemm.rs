@@ -28,6 +28,8 @@ pub(crate) enum Fetch {
     Rows,
     /// The lanes: those that lie behind them, the next strip of a matrix.
     Lanes,
+    /// The result: the same rows of the strip that lies behind this one.
+    Out,
 }
 
 /// Operands of [`gemm`].
@@ -37,9 +39,10 @@ pub(crate) struct Gemm<A> {
     pub(crate) a_stride: isize,
     /// 1..=MV.
     pub(crate) vectors: usize,
-    /// Row operand: `rows` rows of `depth` contiguous elements.
+    /// Row operand: `rows` rows, `b_stride` apart, of `depth` elements, `b_step` apart.
     pub(crate) b: *const A,
     pub(crate) b_stride: isize,
+    pub(crate) b_step: isize,
     pub(crate) rows: usize,
     pub(crate) depth: usize,
     pub(crate) out: *mut A,
@@ -61,6 +64,16 @@ pub(crate) unsafe fn gemm<S: Simd>(g: &Gemm<S::Acc>) {
             3 if S::MV >= 3 => tiles!(run, S, 3, g, g.rows, ()),
             4 if S::MV >= 4 => tiles!(run, S, 4, g, g.rows, ()),
             _ => {}
+        }
+    }
+}
+
+/// Calls `f` for each vector of a tile.
+#[inline(always)]
+fn each<V: Copy, const MV: usize, const NR: usize>(acc: &[[V; MV]; NR], f: impl Fn(usize, usize, V)) {
+    for (o, acc) in acc.iter().enumerate() {
+        for (v, &acc) in acc.iter().enumerate() {
+            f(o, v, acc);
         }
     }
 }
@@ -87,22 +100,28 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
                     weights_step: (g.a_stride as usize).wrapping_mul(size), // of rows in reverse order too
                     panels: g.a.wrapping_add(MV * S::LANES).wrapping_byte_add(64),
                     panels_step: (g.a_stride as usize).wrapping_mul(size),
+                    ..none
                 },
-            };
-            let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, g.b_stride, &mut ahead);
-            let out = g.out.wrapping_add(row * g.out_stride);
-            for (o, acc) in acc.iter().enumerate() {
-                for (v, &acc) in acc.iter().enumerate() {
-                    let to = out.wrapping_add(o * g.out_stride + v * S::LANES);
-                    S::store(
-                        to,
-                        match g.epilogue {
-                            Epilogue::Set => acc,
-                            Epilogue::Add => S::add(S::load(to), acc),
-                            Epilogue::Multiply => S::mul(S::load(to), acc),
-                        },
-                    );
+                Fetch::Out => {
+                    let next = g.out.cast_const().wrapping_add(row * g.out_stride + MV * S::LANES);
+                    let step = g.out_stride.wrapping_mul(size);
+                    Ahead {
+                        weights: next,
+                        weights_step: step,
+                        panels: next.wrapping_byte_add(64),
+                        panels_step: step,
+                        ..none
+                    }
                 }
+            };
+            let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, (g.b_stride, g.b_step), &mut ahead);
+            // One loop for each, so that the sums stay in registers.
+            let out = g.out.wrapping_add(row * g.out_stride);
+            let at = |o: usize, v: usize| out.wrapping_add(o * g.out_stride + v * S::LANES);
+            match g.epilogue {
+                Epilogue::Set => each(&acc, |o, v, acc| S::store(at(o, v), acc)),
+                Epilogue::Add => each(&acc, |o, v, acc| S::store(at(o, v), S::add(S::load(at(o, v)), acc))),
+                Epilogue::Multiply => each(&acc, |o, v, acc| S::store(at(o, v), S::mul(S::load(at(o, v)), acc))),
             }
         }
     }

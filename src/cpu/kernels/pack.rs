@@ -116,21 +116,35 @@ pub(crate) unsafe fn pack<S: Widen<T>, T: Kernels<Acc = S::Acc>>(p: &Pack<T, S::
     }
 }
 
-/// `len` contiguous elements converted.
+/// Operands of [`widen`].
+pub(crate) struct Widened<T, A> {
+    /// Rows of contiguous elements.
+    pub(crate) from: *const T,
+    pub(crate) row_stride: isize,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) to: *mut A,
+    pub(crate) to_stride: usize,
+}
+
+/// Rows of contiguous elements converted.
 ///
 /// # Safety
 ///
 /// See [`super`].
 #[inline(always)]
-pub(crate) unsafe fn widen<S: Widen<T>, T: Kernels<Acc = S::Acc>>(from: *const T, to: *mut S::Acc, len: usize) {
+pub(crate) unsafe fn widen<S: Widen<T>, T: Kernels<Acc = S::Acc>>(w: &Widened<T, S::Acc>) {
     // SAFETY: the caller's contract.
     unsafe {
-        let whole = len / S::LANES * S::LANES;
-        for d in (0..whole).step_by(S::LANES) {
-            S::store(to.add(d), S::widen(from.add(d)));
-        }
-        for d in whole..len {
-            *to.add(d) = (*from.add(d)).to_acc();
+        let whole = w.columns / S::LANES * S::LANES;
+        for row in 0..w.rows {
+            let (from, to) = (w.from.wrapping_offset(row as isize * w.row_stride), w.to.add(row * w.to_stride));
+            for d in (0..whole).step_by(S::LANES) {
+                S::store(to.add(d), S::widen(from.add(d)));
+            }
+            for d in whole..w.columns {
+                *to.add(d) = (*from.add(d)).to_acc();
+            }
         }
     }
 }
@@ -170,6 +184,84 @@ pub(crate) unsafe fn form_khatri_rao<S: Simd>(f: &FormKhatriRao<S::Acc>) {
     }
 }
 
+/// Operands of [`outer_strip`].
+pub(crate) struct OuterStrip<A> {
+    /// Rows of the batch.
+    pub(crate) rows: usize,
+    pub(crate) left: *const A,
+    pub(crate) left_stride: isize,
+    /// Rows of `rights` elements, and as many as complete the last vector.
+    pub(crate) right: *const A,
+    pub(crate) right_stride: isize,
+    pub(crate) rights: usize,
+    /// The part of a row of products that is wanted.
+    pub(crate) from: usize,
+    pub(crate) width: usize,
+    /// Rows `to_stride` apart, which have room for whole vectors.
+    pub(crate) to: *mut A,
+    pub(crate) to_stride: usize,
+}
+
+/// A strip of the Khatri-Rao product of two matrices row by row, lanes over columns: of left\[n\]\[l\] · right\[n\]\[r\] at
+/// l·R + r. A vector that sticks out of l is overwritten by the next one; the last may stick out of the strip. One vector
+/// after the other for all rows: two instructions each, where a loop over a row's few vectors would take ten.
+///
+/// # Safety
+///
+/// See [`super`].
+#[inline(always)]
+pub(crate) unsafe fn outer_strip<S: Simd>(o: &OuterStrip<S::Acc>) {
+    let (mut l, mut r, mut lane) = (o.from / o.rights.max(1), o.from % o.rights.max(1), 0);
+    while lane < o.width {
+        let len = (o.rights - r).min(o.width - lane);
+        for d in (0..len).step_by(S::LANES) {
+            let (mut left, mut right) = (o.left.wrapping_add(l), o.right.wrapping_add(r + d));
+            let mut to = o.to.wrapping_add(lane + d);
+            for _ in 0..o.rows {
+                // SAFETY: rows and columns as the operands say: the caller's contract.
+                unsafe { S::store(to, S::mul(S::splat(*left), S::load(right))) };
+                left = left.wrapping_offset(o.left_stride);
+                right = right.wrapping_offset(o.right_stride);
+                to = to.wrapping_add(o.to_stride);
+            }
+        }
+        (l, r, lane) = (l + 1, 0, lane + len);
+    }
+}
+
+/// Operands of [`hadamard`].
+pub(crate) struct Hadamard<A> {
+    /// Rows so far apart, with room for whole vectors; may be one of the factors.
+    pub(crate) to: *mut A,
+    pub(crate) to_stride: usize,
+    /// Rows so far apart, of which whole vectors can be read.
+    pub(crate) factors: [(*const A, usize); 2],
+    /// One element for each column, or null.
+    pub(crate) scale: *const A,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+}
+
+/// The Hadamard product of two matrices, and of each row with `scale`, by whole vectors.
+///
+/// # Safety
+///
+/// See [`super`].
+#[inline(always)]
+pub(crate) unsafe fn hadamard<S: Simd>(h: &Hadamard<S::Acc>) {
+    let [(a, a_stride), (b, b_stride)] = h.factors;
+    // SAFETY: rows and whole vectors of columns are within the operands: the caller's contract.
+    unsafe {
+        for row in 0..h.rows {
+            let (a, b, to) = (a.add(row * a_stride), b.add(row * b_stride), h.to.add(row * h.to_stride));
+            for c in (0..h.columns).step_by(S::LANES) {
+                let product = S::mul(S::load(a.add(c)), S::load(b.add(c)));
+                S::store(to.add(c), if h.scale.is_null() { product } else { S::mul(product, S::load(h.scale.add(c))) });
+            }
+        }
+    }
+}
+
 /// Operands of [`unpack`].
 pub(crate) struct Unpack<T, A> {
     /// Panel, `columns` × `width`.
@@ -181,9 +273,11 @@ pub(crate) struct Unpack<T, A> {
     pub(crate) to: *mut T,
     pub(crate) row_stride: isize,
     pub(crate) column_stride: isize,
+    /// Added to what is there, which must be in the accumulator's type.
+    pub(crate) add: bool,
 }
 
-/// The way back: a panel written to rows of y, narrowed to the storage type.
+/// The way back: a panel written to rows of y, narrowed to the storage type, or added to them.
 ///
 /// # Safety
 ///
@@ -201,13 +295,26 @@ pub(crate) unsafe fn unpack<S: Widen<T>, T: Kernels<Acc = S::Acc>>(u: &Unpack<T,
                 let to = u.to.wrapping_offset(row as isize * u.row_stride + first as isize * u.column_stride);
                 let whole = rows == lanes && columns == lanes;
                 if T::IN_PLACE && whole && u.column_stride == 1 && u.row_stride > 0 {
-                    S::transpose(from, u.width as isize, to.cast(), u.row_stride as usize);
+                    if !u.add {
+                        S::transpose(from, u.width as isize, to.cast(), u.row_stride as usize);
+                        continue;
+                    }
+                    let mut turned = [S::Acc::default(); MAX_LANES * MAX_LANES];
+                    S::transpose(from, u.width as isize, turned.as_mut_ptr(), lanes);
+                    for r in 0..lanes {
+                        let to = to.wrapping_offset(r as isize * u.row_stride).cast::<S::Acc>();
+                        S::store(to, S::add(S::load(to), S::load(turned.as_ptr().add(r * lanes))));
+                    }
                     continue;
                 }
                 for r in 0..rows {
                     for c in 0..columns {
                         let offset = r as isize * u.row_stride + c as isize * u.column_stride;
-                        *to.wrapping_offset(offset) = T::from_acc(*from.add(c * u.width + r));
+                        let to = to.wrapping_offset(offset);
+                        let before = if u.add { (*to).to_acc() } else { S::Acc::default() };
+                        // -0 + 0 would be 0.
+                        let sum = *from.add(c * u.width + r);
+                        *to = T::from_acc(if u.add { before + sum } else { sum });
                     }
                 }
             }
