@@ -27,6 +27,9 @@ fn shapes() -> Vec<[usize; 5]> {
         [65, 17, 15, 9, 33],
         [130, 20, 12, 5, 7],
     ];
+    if cfg!(miri) {
+        return shapes;
+    }
     for edge in [2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97] {
         shapes.extend([
             [edge, 5, 3, 2, 4],
@@ -173,7 +176,10 @@ fn threads<T: Element>() {
             let context = Context::new(Device::Cpu).unwrap().with_simd(level).unwrap();
             for saved in [false, true] {
                 let of = |threads| {
-                    let options = Options { saved, ..Options::new(context.with_threads(threads).unwrap()) };
+                    // Without dW, which is no gradient of this form, and large.
+                    let wanted = Set(!Set::of(&[Part::W]).0);
+                    let context = context.with_threads(threads).unwrap();
+                    let options = Options { saved, wanted, ..Options::new(context) };
                     case.call(Operation::Plain, &options, "threads").unwrap()
                 };
                 let one = of(1);
@@ -203,8 +209,11 @@ fn saving<T: Element>() {
                 let (z, x) = (laid.z.view(), laid.x.view());
                 let y = layer.forward_saving(z, x, &mut saved).unwrap();
                 assert_same(y.as_slice(), layer.forward(z, x).unwrap().as_slice(), "y");
-                let kept = if form.is_cp() { 2 * shape[0] * shape[4] * size_of::<T::Accumulator>() } else { 0 };
-                assert_eq!(saved.bytes(), kept);
+                // Rows may be padded to whole vectors.
+                let kept = |rank: usize| 2 * shape[0] * rank * size_of::<T::Accumulator>();
+                let rank = if form.is_cp() { shape[4] } else { 0 };
+                let bytes = saved.bytes();
+                assert!((kept(rank)..=kept(rank.next_multiple_of(16))).contains(&bytes), "{shape:?} {bytes}");
             }
         }
     }
@@ -307,6 +316,25 @@ fn saved_of_others() {
     assert_eq!(error(&other, &saved), shape("rank", 8, 7));
     assert_eq!(error(&dense, &saved), shape("rank", 0, 7));
     assert_eq!(error(&case, &Saved::default()), shape("rows", 6, 0));
+}
+
+/// Saved at one level, used at every other.
+#[test]
+fn saved_at_another_level() {
+    let case = Case::<trilinear::f16>::integers(Form::CpLambda, [30, 1, 15, 24, 13, 37], 1);
+    let (laid, exact) = (case.laid(0), Exact::new(&case, Operation::Plain).gradients);
+    for context in contexts() {
+        let mut saved = Saved::default();
+        laid.layer().with_context(context).forward_saving(laid.z.view(), laid.x.view(), &mut saved).unwrap();
+        for other in contexts() {
+            let mut dz = Tensor::<f32, 2>::zeros([30, 15]).unwrap();
+            let z = Some(Gradient::write(dz.view_mut()));
+            let wanted = Wanted { z, saved: Some(&saved), ..Wanted::default() };
+            let layer = laid.layer().with_context(other);
+            layer.backward_into(laid.z.view(), laid.x.view(), laid.g.view(), wanted).unwrap();
+            common::assert_exact(dz.as_slice(), &exact.z, &format!("{} then {}", context.simd(), other.simd()));
+        }
+    }
 }
 
 /// The owned results: of the weights that the layer has.

@@ -29,6 +29,9 @@ fn shapes() -> Vec<[usize; 6]> {
         [30, 3, 8, 9, 2, 3],
         [50, 2, 5, 20, 6, 2],
     ];
+    if cfg!(miri) {
+        return shapes;
+    }
     for edge in [2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 31, 32, 33, 47, 48, 49, 65] {
         shapes.extend([
             [edge, 3, 5, 6, 2, 3],
@@ -57,7 +60,7 @@ fn integers<T: Element>() {
     for (seed, shape) in shapes().into_iter().enumerate() {
         for form in Form::ALL {
             let case = Case::<T>::integers(form, shape, seed as u64);
-            let case = Case { linear: (seed + form as usize) % 3 > 0, ..case };
+            let case = Case { linear: !(seed + form as usize).is_multiple_of(3), ..case };
             for operation in OPERATIONS {
                 let exact = Exact::new(&case, operation);
                 for context in contexts() {

@@ -47,6 +47,9 @@ fn shapes() -> Vec<[usize; 5]> {
         [65, 17, 15, 9, 33],
         [200, 20, 12, 5, 7],
     ];
+    if cfg!(miri) {
+        return shapes;
+    }
     for edge in [2, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 31, 32, 33, 49, 65, 129, 257, 513] {
         shapes.extend([
             [edge, 5, 3, 2, 4],
@@ -103,7 +106,7 @@ fn integers<T: Element>() {
     for (seed, shape) in shapes().into_iter().enumerate() {
         for form in Form::ALL {
             let [case, directions] = cases::<T>(form, shape, seed as u64, true);
-            let case = Case { linear: (seed + form as usize) % 3 > 0, ..case };
+            let case = Case { linear: !(seed + form as usize).is_multiple_of(3), ..case };
             for context in contexts() {
                 check(&case, &directions, (ALL, 0, false), context, true);
                 let mask = random.next() as u16 & ALL;

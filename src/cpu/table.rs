@@ -1,6 +1,8 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
-use super::kernels::{Combine, FormKhatriRao, Fused, Gemm, Hadamard, OuterStrip, Pack, Stream, Unpack, Widened};
+use super::kernels::{
+    Combine, FormKhatriRao, Fused, Gemm, Hadamard, OuterStream, OuterStrip, Pack, Stream, Sweep, Unpack, Widened,
+};
 use super::simd::Kernels;
 
 /// The kernels that see accumulators only.
@@ -11,6 +13,7 @@ pub(crate) struct Arithmetic<A> {
     pub(crate) outer: unsafe fn(z: &[A], x: *const A, columns: usize, to: *mut A),
     pub(crate) outer_strip: unsafe fn(&OuterStrip<A>),
     pub(crate) hadamard: unsafe fn(&Hadamard<A>),
+    pub(crate) outer_stream: unsafe fn(&OuterStream<A>),
     /// Panels of sums to a gradient or tangent.
     pub(crate) unpack: unsafe fn(&Unpack<A, A>),
     /// Independent FMAs, 12·LANES in each of so many rounds: what the peak is measured with.
@@ -34,6 +37,7 @@ pub(crate) struct Table<T: Kernels> {
     pub(crate) widen: unsafe fn(&Widened<T, T::Acc>),
     pub(crate) stream: unsafe fn(&Stream<T, T::Acc>),
     pub(crate) combine: unsafe fn(&Combine<T, T::Acc>),
+    pub(crate) sweep: unsafe fn(&Sweep<T, T::Acc>),
 }
 
 /// Instantiates every kernel for a storage type and a [`super::simd::Simd`], each inside its `#[target_feature]`.
@@ -69,6 +73,11 @@ macro_rules! table {
                 // SAFETY: as above.
                 unsafe { kernels::combine::<$simd, $storage>(args) }
             }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn sweep(args: &kernels::Sweep<$storage, A>) {
+                // SAFETY: as above.
+                unsafe { kernels::sweep::<$simd, $storage>(args) }
+            }
             crate::cpu::table::Table {
                 name: $text,
                 lanes: <$simd as Simd>::LANES,
@@ -80,6 +89,7 @@ macro_rules! table {
                 widen,
                 stream,
                 combine,
+                sweep,
             }
         };
     };
@@ -124,6 +134,11 @@ macro_rules! arithmetic {
                 unsafe { kernels::hadamard::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
+            unsafe fn outer_stream(args: &kernels::OuterStream<A>) {
+                // SAFETY: as above.
+                unsafe { kernels::outer_stream::<$simd>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
             unsafe fn unpack(args: &kernels::Unpack<A, A>) {
                 // SAFETY: as above.
                 unsafe { kernels::unpack::<$simd, A>(args) }
@@ -138,7 +153,7 @@ macro_rules! arithmetic {
                 // SAFETY: as above.
                 unsafe { kernels::read::<$simd>(from, len) }
             }
-            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, outer_strip, hadamard, unpack, peak, read }
+            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, outer_strip, hadamard, outer_stream, unpack, peak, read }
         };
     };
 }

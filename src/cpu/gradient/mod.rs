@@ -8,6 +8,7 @@
 //! ```
 
 mod cp;
+mod few;
 mod weights;
 
 use super::contract::{self, contract};
@@ -96,6 +97,19 @@ fn inputs<T: Element>(
     let t = Trilinear { inputs: [Some(g), Some(z), Some(x)], bias: None, ..trilinear(layer, context, n) };
     let sink = |Gradient { to, add }: Gradient<'_, T::Accumulator, 2>| Sink::sums(to, add);
     let (dz, dx) = (dz.map(sink), dx.map(sink));
+    if let Core::Dense(w) = layer.core
+        && few::possible(&t, w)
+    {
+        if dz.is_some() || dx.is_some() {
+            few::inputs(&t, w, [None, dz, dx], threads)?;
+        }
+        if let Some(tied) = tied {
+            let to = sink(tied);
+            few::inputs(&t, w, [None, Some(to), None], threads)?;
+            few::inputs(&t, w, [None, None, Some(to.adding())], threads)?;
+        }
+        return Ok(());
+    }
     let (one, z_cost) = t.roles([false, true, false]);
     let (other, x_cost) = t.roles([false, false, true]);
     let (both, cost) = t.roles([false, true, true]);

@@ -17,6 +17,7 @@
 //! `Products` fills its lanes whatever J is; `Scaled` writes whole rows of dW. A strip or its rows, formed in L1, are used at
 //! once: written to L2 they would cost four times as much. Of each element the order of the sum is that of n.
 
+use super::few;
 use crate::cpu::cache::{Caches, caches, part, parts};
 use crate::cpu::kernels::{Epilogue, Fetch, Gemm, OuterStrip, add_into};
 use crate::cpu::operand::Part;
@@ -24,7 +25,7 @@ use crate::cpu::parallel::{self, Shared};
 use crate::cpu::product::{Lanes, Product, Target};
 use crate::cpu::scratch;
 use crate::cpu::simd::Kernels;
-use crate::cpu::small::copy_rows;
+use crate::cpu::small::{self, copy_rows};
 use crate::cpu::table::Table;
 use crate::cpu::trilinear::rows;
 use crate::{Context, Result, View, ViewMut};
@@ -151,6 +152,12 @@ impl<'a, T: Kernels> Weights<'a, T> {
 
     /// The gradient written or added to `to` [K, I, J].
     pub(super) fn run(&self, mut to: ViewMut<'_, T::Acc, 3>, add: bool, threads: usize) -> Result<()> {
+        let ([_, i, j], n) = (self.sizes(), self.g.shape()[0]);
+        if (1..=small::ROWS).contains(&n) && (to.strides()[2] == 1 || j <= 1) {
+            let bytes = to.shape().iter().product::<usize>().saturating_mul(size_of::<T::Acc>());
+            let past = !add && i * j > 1 && bytes > self.caches.l3 / 2;
+            return few::weights(self.table, [self.g, self.z, self.x], to, (add, past), threads);
+        }
         let strides = to.strides();
         let [k, i, j] = self.sizes();
         let blocks = self.blocks(strides, threads);

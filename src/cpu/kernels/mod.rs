@@ -8,6 +8,7 @@ mod gemm;
 mod microkernel;
 mod pack;
 mod stream;
+mod sweep;
 
 pub(crate) use fused::{Fused, fused};
 pub(crate) use gemm::{Epilogue, Fetch, Gemm, gemm};
@@ -17,3 +18,4 @@ pub(crate) use pack::{
     outer_strip, pack, unpack, widen,
 };
 pub(crate) use stream::{Combine, Fold, Stream, combine, outer, stream};
+pub(crate) use sweep::{OuterStream, Sweep, outer_stream, sweep};

@@ -96,6 +96,16 @@ impl Simd for Avx2F32 {
         }
     }
     #[inline(always)]
+    unsafe fn store_past(to: *mut f32, v: __m256) {
+        // SAFETY: the caller's contract.
+        unsafe { _mm256_stream_ps(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn fence() {
+        // SAFETY: every x86-64 processor has SSE.
+        unsafe { _mm_sfence() }
+    }
+    #[inline(always)]
     unsafe fn prefetch(at: *const f32) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
@@ -168,6 +178,16 @@ impl Simd for Avx2F64 {
             _mm256_storeu_pd(to.add(2 * to_stride), _mm256_permute2f128_pd::<0x31>(ab0, cd0));
             _mm256_storeu_pd(to.add(3 * to_stride), _mm256_permute2f128_pd::<0x31>(ab1, cd1));
         }
+    }
+    #[inline(always)]
+    unsafe fn store_past(to: *mut f64, v: __m256d) {
+        // SAFETY: the caller's contract.
+        unsafe { _mm256_stream_pd(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn fence() {
+        // SAFETY: every x86-64 processor has SSE.
+        unsafe { _mm_sfence() }
     }
     #[inline(always)]
     unsafe fn prefetch(at: *const f64) {

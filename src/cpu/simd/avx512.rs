@@ -98,6 +98,16 @@ impl Simd for Avx512F32 {
         }
     }
     #[inline(always)]
+    unsafe fn store_past(to: *mut f32, v: __m512) {
+        // SAFETY: the caller's contract.
+        unsafe { _mm512_stream_ps(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn fence() {
+        // SAFETY: every x86-64 processor has SSE.
+        unsafe { _mm_sfence() }
+    }
+    #[inline(always)]
     unsafe fn prefetch(at: *const f32) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
@@ -179,6 +189,16 @@ impl Simd for Avx512F64 {
                 _mm512_storeu_pd(to.add((c + 6) * to_stride), _mm512_shuffle_f64x2::<0xdd>(high, high2));
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn store_past(to: *mut f64, v: __m512d) {
+        // SAFETY: the caller's contract.
+        unsafe { _mm512_stream_pd(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn fence() {
+        // SAFETY: every x86-64 processor has SSE.
+        unsafe { _mm_sfence() }
     }
     #[inline(always)]
     unsafe fn prefetch(at: *const f64) {

@@ -111,6 +111,17 @@ pub(crate) trait Simd: Copy + 'static {
         }
     }
 
+    /// Stores past the caches where the processor can. `to` is aligned to the vector.
+    #[inline(always)]
+    unsafe fn store_past(to: *mut Self::Acc, v: Self::Vector) {
+        // SAFETY: the caller's contract.
+        unsafe { Self::store(to, v) }
+    }
+
+    /// Orders stores past the caches before all later ones: what another thread is told of them comes after them.
+    #[inline(always)]
+    unsafe fn fence() {}
+
     /// Asks for the cache line at `at`, which need not be readable, to be brought near.
     #[inline(always)]
     unsafe fn prefetch(_at: *const Self::Acc) {}
