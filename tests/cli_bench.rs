@@ -100,6 +100,92 @@ fn bench_forces_an_algorithm() {
     assert!(rows.iter().all(|row| row["algorithm"] == "khatri-rao" && row["best_baseline"].is_null()));
 }
 
+fn number(row: &Value, field: &str) -> f64 {
+    row[field].as_f64().unwrap_or_else(|| panic!("{field} is a number: {row}"))
+}
+
+#[test]
+fn bench_measures_gradients_of_dense_weights() {
+    let options = ["--seconds", "0.02", "--json", "--gradient", "all,z,x,w"];
+    let (n, i, j, k) = (8.0, 16.0, 12.0, 20.0);
+    let nominal = 2.0 * n * i * j * k;
+    for (pass, dtype, forward) in [("backward", "f32", 0.0), ("both", "bf16", 1.0)] {
+        let call = ["bench", "--shape", "8,16,12,20", "--pass", pass, "--dtype", dtype];
+        let rows = rows(&[&call[..], &options].concat());
+        assert_eq!(rows.len(), 4);
+        for row in &rows {
+            let storage = if dtype == "f32" { 4.0 } else { 2.0 };
+            // Operands read and results written; gradients are in f32.
+            let (z, x, y, w) = (n * i, n * j, n * k, i * j * k);
+            let (read, written, gradients) = match row["gradient"].as_str() {
+                Some("all") => (z + x + y + w, z + x + w, 3.0),
+                Some("z") => (y + w + x + forward * z, z, 1.0),
+                Some("x") => (y + w + z + forward * x, x, 1.0),
+                Some("w") => (y + z + x + forward * w, w, 1.0),
+                other => panic!("gradient {other:?}"),
+            };
+            assert_eq!(row["pass"], pass);
+            assert_eq!(number(row, "flops"), (gradients + forward) * nominal, "{row}");
+            assert_eq!(number(row, "recomputed_flops"), 0.0);
+            assert_eq!(number(row, "bytes"), storage * (read + forward * y) + 4.0 * written, "{row}");
+            assert!(number(row, "seconds") > 0.0 && number(row, "fraction") > 0.0);
+            assert_eq!(row["algorithm"].is_null(), pass == "backward");
+            // Of the ways to compute it, all are checked, and there are some in f32.
+            assert_eq!(row["best_baseline"].is_null(), dtype == "bf16");
+        }
+    }
+}
+
+#[test]
+fn bench_measures_gradients_of_factors() {
+    let options = ["--form", "cp", "--seconds", "0.02", "--json"];
+    let bench = |more: &[&str]| rows(&[&["bench", "--shape", "8,16,12,20,5"], &options[..], more].concat());
+    let (n, i, j, k, r) = (8.0, 16.0, 12.0, 20.0, 5.0);
+    let forward = 2.0 * n * r * (i + j + k);
+    let recomputed = 2.0 * n * r * (i + j);
+    for (options, flops, again) in [
+        (&["--pass", "backward"][..], 2.0 * forward, recomputed),
+        (&["--pass", "both"], 3.0 * forward, recomputed),
+        (&["--pass", "backward", "--saved"], 2.0 * forward, 0.0),
+        (&["--pass", "both", "--saved"], 3.0 * forward, 0.0),
+        // dA = gᵀ(P⊙Q); dz = (gA⊙Q)Bᵀ; dC = xᵀ(gA⊙P).
+        (&["--pass", "backward", "--gradient", "a"], 2.0 * n * r * k, recomputed),
+        (&["--pass", "backward", "--gradient", "z"], 2.0 * n * r * (k + i), 2.0 * n * r * j),
+        (&["--pass", "backward", "--gradient", "c"], 2.0 * n * r * (k + j), 2.0 * n * r * i),
+        (&["--pass", "backward", "--gradient", "w"], 2.0 * n * r * (2.0 * k + i + j), recomputed),
+    ] {
+        let rows = bench(options);
+        assert_eq!(rows.len(), 1, "{options:?}");
+        let row = &rows[0];
+        assert_eq!(number(row, "flops"), flops + again, "{options:?}");
+        assert_eq!(number(row, "recomputed_flops"), again, "{options:?}");
+        assert_eq!(row["saved"], options.contains(&"--saved"));
+        let floor = |flops: f64| {
+            let memory = number(row, "bytes") / (number(row, "read_gbps") * 1e9);
+            (flops / (number(row, "peak_gflops") * 1e9)).max(memory)
+        };
+        let close =
+            |field: &str, flops: f64| (number(row, field) / (floor(flops) / number(row, "seconds")) - 1.0).abs() < 1e-9;
+        assert!(close("fraction", flops + again) && close("nominal_fraction", flops), "{row}");
+    }
+}
+
+#[test]
+fn bench_measures_gradients_with_prepared_weights() {
+    let options = ["--pass", "both", "--prepared", "--seconds", "0.01", "--json", "--threads", "2"];
+    let rows = rows(&[&["bench", "--preset", "expressivity"], &options[..]].concat());
+    assert_eq!(rows.len(), 4); // dense and CP, prepared or not
+    assert!(rows.iter().all(|row| row["tied"] == false && row["gradient"] == "all"));
+}
+
+#[test]
+fn bench_skips_what_cannot_be_asked_for() {
+    let output = trilinear(&["bench", "--shape", "8,16,16,16,4", "--pass", "both", "--saved", "--seconds", "0.01"]);
+    let table = stdout(&output);
+    assert!(table.contains("both, saved") && !table.contains("dense"), "{table}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("keeps nothing"));
+}
+
 #[test]
 fn bench_shares_contexts_and_prints_a_table() {
     let output = trilinear(&["bench", "--preset", "film", "--seconds", "0.02", "--threads", "2"]);
@@ -134,6 +220,9 @@ fn check_passes() {
     assert!(output.contains("cases are right"), "{output}");
     for operation in
         ["dense by khatri-rao", "dense by fused-dot", "dense by stream", "cp by cp-stream", "linear", "generate, cp"]
+            .into_iter()
+            .chain(["backward, dense", "backward, dense, outputs last", "backward, linear", "backward, cp"])
+            .chain(["backward, shared context, dense", "backward, generate, cp"])
     {
         assert!(output.contains(operation), "{operation} in {output}");
     }

@@ -3,5 +3,6 @@
 
 mod errors;
 mod forms;
+mod gradients;
 mod helpers;
 mod types;

@@ -31,7 +31,8 @@ Of each row, the floor is the larger of its FLOPs over the peak, and the bytes t
 bandwidth, both measured in the same run on as many threads; the fraction is the floor over the time. Times are medians
 of repetitions that take turns with the baselines'. Every result is checked before it is timed.
 
-FLOPs are counted nominally, by the contractions that each result is defined by, however it is computed:
+FLOPs are counted nominally, by the contractions that each result is defined by, however it is computed. Where several
+gradients come of one product, as dz and dx can, fewer are done, and the fraction may pass 100%.
   dense  2·N·I·J·K forward and for each of dz, dx and dW: 6·N·I·J·K backward, 8·N·I·J·K both
   CP     2·N·R·(I+J+K) forward, 4·N·R·(I+J+K) backward, and in a backward pass without --saved 2·N·R·(I+J) more for zB
          and xC, which it computes again; in the JSON these are `recomputed_flops`, a part of `flops`, and

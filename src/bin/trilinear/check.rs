@@ -14,9 +14,11 @@ use trilinear::{bf16, f16};
 
 use crate::host;
 
+mod gradients;
+
 const EXAMPLES: &str = "\
 Every SIMD level that this processor has, every storage type and every algorithm compute shapes around the edges of
-their tiles, on one thread and on several, into memory full of NaN. Each element must lie within the published error
+their tiles, forward and backward, on one thread and on several, into memory full of NaN. Each element must lie within the published error
 bound of the reference; results of one and of several threads must have the same bits.
 
 Exit code 0 if all is right, 1 if not.
@@ -58,6 +60,8 @@ struct Checker {
     threads: usize,
     lines: Vec<Line>,
     failures: Vec<String>,
+    /// Why operations were left out.
+    skipped: BTreeSet<String>,
 }
 
 /// Whether every kernel is right.
@@ -65,7 +69,7 @@ pub(crate) fn run(args: Args) -> Result<bool> {
     // Two threads at least: their division of the work can be tested on one processor too.
     let threads = host::threads().max(2);
     let pool = ThreadPoolBuilder::new().num_threads(threads).build().context("threads could not be started")?;
-    let mut checker = Checker { pool, threads, lines: Vec::new(), failures: Vec::new() };
+    let mut checker = Checker { pool, threads, lines: Vec::new(), failures: Vec::new(), skipped: BTreeSet::new() };
     let wanted = |dtype| args.dtype.is_empty() || args.dtype.contains(&dtype);
     if wanted(DType::F32) {
         checker.check::<f32>()?;
@@ -129,9 +133,12 @@ fn values<T: Element>(len: usize, seed: &mut u64) -> Vec<T> {
 }
 
 /// What every element should be, and how far it may be off.
+#[derive(Default)]
 struct Expected {
     value: Vec<f64>,
     bound: Vec<f64>,
+    /// Of several results: each one's name, and the index of its first element.
+    names: Vec<(&'static str, usize)>,
 }
 
 impl Expected {
@@ -139,7 +146,15 @@ impl Expected {
         let exact = reference::forward(layer, z, x)?;
         let value = exact.value.as_slice().to_vec();
         let bound = (0..value.len()).map(|index| exact.error_bound(T::DTYPE, index)).collect();
-        Ok(Expected { value, bound })
+        Ok(Expected { value, bound, names: Vec::new() })
+    }
+
+    /// An element, for people.
+    fn describe(&self, index: usize) -> String {
+        match self.names.iter().rev().find(|(_, first)| *first <= index) {
+            Some((name, first)) => format!("element {} of {name}", index - first),
+            None => format!("element {index}"),
+        }
     }
 
     /// W′ of each row of z (the outputs for the unit vectors in the place of x), then b′.
@@ -162,12 +177,12 @@ impl Expected {
         let bias = Expected::forward(&parts.bias, z, View::new(&[], [groups, 0])?)?;
         value.extend(bias.value);
         bound.extend(bias.bound);
-        Ok(Expected { value, bound })
+        Ok(Expected { value, bound, names: Vec::new() })
     }
 }
 
 /// One computation, into a buffer.
-type Compute<'a, T> = &'a (dyn Fn(Context, &mut [T]) -> trilinear::Result<()> + Sync);
+type Compute<'a, E> = &'a (dyn Fn(Context, &mut [E]) -> trilinear::Result<()> + Sync);
 
 /// A layer, and the parts of it that generate weights (W and V) and biases (U and b).
 struct Parts<'a, T: Element> {
@@ -196,6 +211,7 @@ impl Checker {
         for sizes in shapes(&tiles) {
             self.dense::<T>(&levels, sizes, &mut seed)?;
             self.cp::<T>(&levels, sizes, &mut seed)?;
+            self.gradients::<T>(&levels, sizes, &mut seed)?;
         }
         Ok(())
     }
@@ -217,13 +233,13 @@ impl Checker {
         for (form, layer) in &layers {
             let exact = Expected::forward(layer, z, x)?;
             for algorithm in std::iter::once(None).chain(forced) {
-                self.case(levels, form, algorithm, sizes, &exact, &|context, y| {
+                self.case((levels, T::DTYPE), form, algorithm, sizes, &exact, &|context, y| {
                     layer.with_context(context).forward_into(z, x, ViewMut::new(y, [n, k])?)
                 })?;
             }
         }
         let linear = Interaction::linear(k, i, j)?.with_u(u)?.with_v(v)?.with_b(b)?;
-        self.case(levels, "linear", None, sizes, &Expected::forward(&linear, z, x)?, &|context, y| {
+        self.case((levels, T::DTYPE), "linear", None, sizes, &Expected::forward(&linear, z, x)?, &|context, y| {
             linear.with_context(context).forward_into(z, x, ViewMut::new(y, [n, k])?)
         })?;
         let parts = Parts {
@@ -249,7 +265,7 @@ impl Checker {
         let layer = weights.with_u(u)?.with_b(bias)?;
         let exact = Expected::forward(&layer, z, x)?;
         for algorithm in [None, Some(Algorithm::CpStream), Some(Algorithm::CpBlocked)] {
-            self.case(levels, "cp", algorithm, sizes, &exact, &|context, y| {
+            self.case((levels, T::DTYPE), "cp", algorithm, sizes, &exact, &|context, y| {
                 layer.with_context(context).forward_into(z, x, ViewMut::new(y, [n, k])?)
             })?;
         }
@@ -278,13 +294,13 @@ impl Checker {
         let batch = groups * rows;
         let exact = Expected::forward(&layer, View::new(&expanded, [batch, i])?, View::new(&x, [batch, j])?)?;
         let (z, x) = (View::new(&z, [groups, i])?, View::new(&x, [groups, rows, j])?);
-        self.case(levels, shared, None, sizes, &exact, &|context, y| {
+        self.case((levels, T::DTYPE), shared, None, sizes, &exact, &|context, y| {
             layer.with_context(context).forward_shared_into(z, x, ViewMut::new(y, [groups, rows, k])?)
         })?;
         if i * j * j * k * groups > 2_000_000 {
             return Ok(());
         }
-        self.case(levels, generate, None, sizes, &Expected::generated(parts, z)?, &|context, y| {
+        self.case((levels, T::DTYPE), generate, None, sizes, &Expected::generated(parts, z)?, &|context, y| {
             let (weights, bias) = y.split_at_mut(groups * k * j);
             let (weights, bias) = (ViewMut::new(weights, [groups, k, j])?, ViewMut::new(bias, [groups, k])?);
             layer.with_context(context).generate_into(z, weights, bias)
@@ -292,50 +308,57 @@ impl Checker {
     }
 
     /// One computation at every level, on one thread and on several.
-    fn case<T: Element>(
+    fn case<E: Element>(
         &mut self,
-        levels: &[Context],
+        (levels, dtype): (&[Context], DType),
         form: &str,
         algorithm: Option<Algorithm>,
         sizes: Sizes,
-        exact: &Expected,
-        compute: Compute<'_, T>,
+        expected: &Expected,
+        compute: Compute<'_, E>,
     ) -> Result<()> {
         let operation = algorithm.map_or(form.to_owned(), |algorithm| format!("{form} by {algorithm}"));
         for &context in levels {
             let context = algorithm.map_or(context, |algorithm| context.with_algorithm(algorithm));
-            let mut one = vec![T::from_f64(f64::NAN); exact.value.len()];
+            let mut one = vec![E::from_f64(f64::NAN); expected.value.len()];
             let mut several = one.clone();
             match compute(context.with_threads(1)?, &mut one) {
                 // Not every algorithm can compute every shape; those that can are counted.
                 Err(Error::Algorithm { .. }) => continue,
+                Err(error @ Error::Unsupported { .. }) => {
+                    self.skipped.insert(format!("{operation}: {error}"));
+                    continue;
+                }
                 result => result?,
             }
             let parallel = context.with_threads(self.threads)?;
             self.pool.install(|| compute(parallel, &mut several))?;
             let what = || {
                 let [n, i, j, k, r] = sizes;
-                format!("{operation}, {}, {}, n={n} i={i} j={j} k={k} r={r}", context.simd(), T::DTYPE)
+                format!("{operation}, {}, {}, n={n} i={i} j={j} k={k} r={r}", context.simd(), dtype)
             };
             let mut worst = 0.0f64;
             let mut failure = None;
-            for (index, (value, (exact, bound))) in one.iter().zip(exact.value.iter().zip(&exact.bound)).enumerate() {
+            for (index, (value, (exact, bound))) in
+                one.iter().zip(expected.value.iter().zip(&expected.bound)).enumerate()
+            {
                 let error = (value.to_f64() - exact).abs();
                 let within = error <= *bound; // which NaN is not
                 if !within {
                     failure = failure.or_else(|| {
-                        Some(format!("{}: element {index} is {value}, not {exact:.9e} ± {bound:.1e}", what()))
+                        let element = expected.describe(index);
+                        Some(format!("{}: {element} is {value}, not {exact:.9e} ± {bound:.1e}", what()))
                     });
                     worst = if error.is_nan() { f64::INFINITY } else { worst.max(error / bound) };
                 } else if error > 0.0 {
                     worst = worst.max(error / bound);
                 }
             }
-            let bits = |value: &T| value.to_f64().to_bits();
+            let bits = |value: &E| value.to_f64().to_bits();
             if failure.is_none() && !one.iter().map(bits).eq(several.iter().map(bits)) {
                 failure = Some(format!("{}: other bits on {} threads than on one", what(), self.threads));
             }
-            let tally = self.tally(context.simd(), T::DTYPE, &operation);
+            let tally = self.tally(context.simd(), dtype, &operation);
             tally.cases += 1;
             tally.worst = tally.worst.max(worst);
             if let Some(failure) = failure {
@@ -387,6 +410,9 @@ impl Checker {
         writeln!(out, "{table}\nCells: shapes computed, and the largest error as a part of its bound.")?;
         for level in SimdLevel::ALL.into_iter().filter(|level| !level.is_available()) {
             writeln!(out, "not checked: {level}, which this processor does not have")?;
+        }
+        for reason in &self.skipped {
+            writeln!(out, "not checked: {reason}")?;
         }
         if let Err(error) = Device::Cuda(0).check() {
             writeln!(out, "not checked: {error}")?;

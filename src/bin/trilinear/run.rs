@@ -1,5 +1,6 @@
 //! `trilinear run`: an interaction applied to files.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -7,9 +8,18 @@ use trilinear::{Axes, Axis, Context, DType, Device, Element, Error, Interaction,
 
 use crate::formats::{Array, Output, Place, SafeTensors, Values};
 
+mod gradients;
+
 const HELP: &str = "\
 Computes y = zᵀWx + zᵀU + Vx + b; any of W, U, V and b may be absent, but not all.
-A FILE is FILE.npy (float16, float32 or float64; C or Fortran order) or FILE.safetensors:NAME (those and bfloat16).";
+A FILE is FILE.npy (float16, float32 or float64; C or Fortran order) or FILE.safetensors:NAME (those and bfloat16).
+
+With --grad G, which has y's shape, the gradients of Σ G·y are written into --out-dir, each of the shape of what it is for:
+  dz.npy, dx.npy                          of the inputs; with --tied dz.npy is that of both, and there is no dx.npy
+  dw.npy                                  of W, in the order of axes that W has; of --bilinear's weight
+  da.npy, db_cp.npy, dc.npy, dlambda.npy  of the CP factors A, B and C, and of lambda
+  du.npy, dv.npy, db.npy                  of U, V and b; of --bilinear's bias
+They are float32, or float64 if that is computed in. All are complete before the first takes its place.";
 
 /// Apply an interaction, y = zᵀWx + zᵀU + Vx + b, to files.
 #[derive(clap::Args)]
@@ -56,10 +66,16 @@ pub(crate) struct Args {
     b: Option<String>,
     /// y: FILE.npy, or FILE.safetensors:NAME (whose other tensors are kept). [N, K]; [K] if z and x have one axis;
     /// [G, M, K] for a shared context
-    #[arg(long, value_name = "FILE", required_unless_present = "explain")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["explain", "grad"])]
     out: Option<String>,
+    /// The gradient of y, of y's shape: gradients are written into --out-dir, and y only if --out is given
+    #[arg(long, value_name = "FILE", requires = "out_dir")]
+    grad: Option<String>,
+    /// Folder for the gradients; it is made if it is not there, but not its parent
+    #[arg(long, value_name = "FOLDER", requires = "grad")]
+    out_dir: Option<PathBuf>,
     /// Print what would be done, and do nothing
-    #[arg(long, conflicts_with = "out")]
+    #[arg(long, conflicts_with_all = ["out", "grad"])]
     explain: bool,
     /// auto, cpu or cuda:N. Default: $TRILINEAR_DEVICE, else auto
     #[arg(long, value_parser = str::parse::<Device>)]
@@ -109,6 +125,7 @@ struct Operands {
     u: Option<Array>,
     v: Option<Array>,
     b: Option<Array>,
+    grad: Option<Array>,
 }
 
 impl Operands {
@@ -132,6 +149,7 @@ impl Operands {
             u: open("u", &args.u)?,
             v: open("v", &args.v)?,
             b,
+            grad: open("grad", &args.grad)?,
         })
     }
 
@@ -167,6 +185,7 @@ impl Operands {
             ("u", _) => self.u.as_ref(),
             ("v", _) => self.v.as_ref(),
             ("b", _) => self.b.as_ref(),
+            ("g", _) => self.grad.as_ref(),
             _ => None,
         };
         match array {
@@ -324,8 +343,8 @@ impl<'a, T: Element> Call<'a, T> {
         }
     }
 
-    fn compute(self, layer: &Interaction<'_, T>) -> trilinear::Result<Vec<T>> {
-        match self {
+    fn compute(&self, layer: &Interaction<'_, T>) -> trilinear::Result<Vec<T>> {
+        match *self {
             Call::Rows(z, x) => layer.forward(z, x).map(Tensor::into_vec),
             Call::Shared(z, x) => layer.forward_shared(z, x).map(Tensor::into_vec),
         }
@@ -335,7 +354,8 @@ impl<'a, T: Element> Call<'a, T> {
 fn apply<T: Element>(args: &Args, operands: &Operands) -> Result<()> {
     let context = context(args)?;
     // Before the work: that the result cannot be written is better known now.
-    let output = args.out.as_deref().map(Output::create).transpose()?;
+    let output = args.out.as_deref().map(|path| Output::create("--out", path)).transpose()?;
+    let files = args.out_dir.as_deref().map(|folder| gradients::Files::create(folder, operands)).transpose()?;
     let z = operands.z.values::<T>()?;
     let x = operands.x.as_ref().map(Array::values).transpose()?;
     let weights = Weights::load(operands)?;
@@ -350,16 +370,42 @@ fn apply<T: Element>(args: &Args, operands: &Operands) -> Result<()> {
         let error = operands.locate(error, false);
         if one_row { anyhow!("{error}; --broadcast lets one row meet all of the other's") } else { error }
     })?;
-    let Some(output) = output else {
+    if args.explain {
         println!("{plan}");
         return Ok(());
+    }
+    let mut done = Vec::new();
+    // Everything is computed before anything is written.
+    let timed = |start: Instant| start.elapsed().as_secs_f64() * 1e3;
+    let mut y = match output {
+        Some(output) => {
+            let start = Instant::now();
+            let y = call.compute(&layer).map_err(|error| operands.locate(error, false))?;
+            done.push(format!("{plan}; {:.3} ms", timed(start)));
+            Some((output, y))
+        }
+        None => None,
     };
-
-    let start = Instant::now();
-    let y = call.compute(&layer).map_err(|error| operands.locate(error, false))?;
-    let seconds = start.elapsed().as_secs_f64();
-    shape.push(layer.outputs());
-    output.write(&shape, &y)?;
-    eprintln!("{plan}; {:.3} ms", seconds * 1e3);
+    let gradients = match (files, &operands.grad) {
+        (Some(files), Some(grad)) => {
+            let grad = grad.values::<T>()?;
+            let start = Instant::now();
+            let parts = gradients::compute(&call, &layer, operands, args.w_axes, &grad)?;
+            done.push(format!("gradients {}; {:.3} ms", files.names(), timed(start)));
+            Some((files, parts))
+        }
+        _ => None,
+    };
+    if let Some((output, y)) = &mut y {
+        shape.push(layer.outputs());
+        output.fill(&shape, y)?;
+    }
+    if let Some((files, parts)) = gradients {
+        files.write(&parts)?;
+    }
+    if let Some((mut output, _)) = y {
+        output.finish()?;
+    }
+    done.iter().for_each(|line| eprintln!("{line}"));
     Ok(())
 }

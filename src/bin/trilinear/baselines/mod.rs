@@ -8,6 +8,8 @@ use trilinear::{Element, Result, bf16, f16};
 use crate::work::{Shape, Work};
 use product::Real;
 
+mod backward;
+mod cp;
 mod forward;
 mod product;
 
@@ -84,7 +86,7 @@ macro_rules! with_products {
         impl Baselines for $real {
             fn baselines(work: Work, shape: Shape, threads: usize, memory: usize) -> Vec<Baseline<Self>> {
                 if work.backward() {
-                    return Vec::new();
+                    return backward::products(work, shape, threads, memory);
                 }
                 let mut all = forward::naive(shape, threads, |value| value, |sum| sum);
                 all.extend(forward::products(shape, threads, memory));

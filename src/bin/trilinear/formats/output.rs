@@ -12,6 +12,8 @@ use super::{Place, SafeTensors};
 
 /// A file to be written: made before the work, beside its final place, to which it is moved when it is complete.
 pub(crate) struct Output {
+    /// Which option gave it, for messages.
+    option: &'static str,
     place: Place,
     path: PathBuf,
     temporary: Option<PathBuf>,
@@ -20,28 +22,29 @@ pub(crate) struct Output {
 
 impl Output {
     /// `FILE.npy`, or `FILE.safetensors:NAME`, whose other tensors are kept. Errors name the file.
-    pub(crate) fn create(text: &str) -> Result<Output> {
+    pub(crate) fn create(option: &'static str, text: &str) -> Result<Output> {
         let place = Place::parse(text);
-        Output::new(&place).with_context(|| format!("--out: {place}"))
+        Output::new(option, &place).with_context(|| format!("{option}: {place}"))
     }
 
-    fn new(place: &Place) -> Result<Output> {
+    fn new(option: &'static str, place: &Place) -> Result<Output> {
         ensure!(!place.is_safetensors() || place.name.is_some(), "give it as {place}:NAME");
         // Through a link, so that it is the file which is replaced and not the link.
         let path = place.path.canonicalize().unwrap_or_else(|_| place.path.clone());
         if path.metadata().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
             let file = File::options().write(true).open(&path).context("cannot be opened")?;
-            return Ok(Output { place: place.clone(), path, temporary: None, file });
+            return Ok(Output { option, place: place.clone(), path, temporary: None, file });
         }
         ensure!(!path.is_dir(), "is a directory");
         let name = path.file_name().context("is not the name of a file")?;
         let temporary = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
         let file = File::create_new(&temporary).context("cannot be created")?;
-        Ok(Output { place: place.clone(), path, temporary: Some(temporary), file })
+        Ok(Output { option, place: place.clone(), path, temporary: Some(temporary), file })
     }
 
     /// The whole file, in the type of the tensor; bf16 becomes f32 in a `.npy` file, which is worth a note.
-    pub(crate) fn write<T: Element>(mut self, shape: &[usize], values: &[T]) -> Result<()> {
+    /// It is not yet in its place.
+    pub(crate) fn fill<T: Element>(&mut self, shape: &[usize], values: &[T]) -> Result<()> {
         let written = if self.place.is_safetensors() {
             self.write_safetensors(shape, values)
         } else {
@@ -52,7 +55,7 @@ impl Output {
                 _ => self.write_npy(shape, values.iter().map(|value| wide(value) as f32)),
             }
         };
-        written.and_then(|()| self.finish()).with_context(|| format!("--out: {}", self.place))?;
+        written.with_context(|| format!("{}: {}", self.option, self.place))?;
         if T::DTYPE == DType::Bf16 && !self.place.is_safetensors() {
             eprintln!("note: .npy has no bf16, so {} holds float32; FILE.safetensors:NAME keeps bf16", self.place);
         }
@@ -97,9 +100,11 @@ impl Output {
         Ok(self.file.write_all(&safetensors::serialize(tensors, metadata)?)?)
     }
 
-    fn finish(&mut self) -> Result<()> {
+    /// Moves the complete file to its place.
+    pub(crate) fn finish(&mut self) -> Result<()> {
         if let Some(temporary) = &self.temporary {
-            std::fs::rename(temporary, &self.path).context("cannot be replaced")?;
+            let replaced = std::fs::rename(temporary, &self.path).context("cannot be replaced");
+            replaced.with_context(|| format!("{}: {}", self.option, self.place))?;
             self.temporary = None;
         }
         Ok(())
