@@ -39,10 +39,10 @@ struct Args {
     #[arg(long, default_value_t = 32)]
     rank: usize,
     /// Adam's rate
-    #[arg(long, default_value_t = 0.005)]
+    #[arg(long, default_value_t = 0.01)]
     rate: f32,
     /// Decay of the weights, in units of the rate
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.0)]
     decay: f32,
     /// Splits into training and test images, the first seed and how many
     #[arg(long, default_value_t = 1)]

@@ -137,7 +137,9 @@ impl Model for Cp {
     }
 
     fn step(&mut self, adam: &Adam) {
-        [&mut self.tails, &mut self.heads, &mut self.relations].map(|parameter| parameter.step(adam));
+        self.tails.step(adam);
+        self.heads.step(adam);
+        self.relations.step(adam);
     }
 }
 
