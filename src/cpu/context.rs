@@ -11,7 +11,7 @@
 use super::cache::{part, parts};
 use super::kernels::{Epilogue, Fetch, Fold, Gemm, Pack, Stream, gather};
 use super::operand::{Cube, Part};
-use super::output::{Output, Staging};
+use super::output::{Output, Place, Sink, Staging};
 use super::parallel::{self, Shared};
 use super::problem::Problem;
 use super::scratch;
@@ -98,7 +98,7 @@ pub(crate) fn run<T: Kernels>(
                     Target::Apply(x, y) if p.k <= small::ROWS => task.apply_few(*x, to[0].get(), y.strides()),
                     Target::Apply(x, y) => task.apply(*x, to[0].get(), y.strides()),
                     Target::Generate(weights, bias) => {
-                        task.bias.write(to[1].get(), bias.strides());
+                        task.bias.write(Sink { place: Place::Stored(to[1].get()), strides: bias.strides() });
                         task.write(to[0].get(), weights.strides());
                     }
                 }
@@ -175,6 +175,7 @@ impl<T: Kernels> Task<'_, T> {
                             vectors,
                             b,
                             b_stride,
+                            b_step: 1,
                             rows: self.g.1,
                             depth: i.1,
                             out: self.generated.add(k * ld + j0),
@@ -238,7 +239,8 @@ impl<T: Kernels> Task<'_, T> {
                         });
                         let offset = group.wrapping_mul(sg).wrapping_add((m.0 as isize).wrapping_mul(sm));
                         let offset = offset.wrapping_add((self.k.0 as isize).wrapping_mul(sk));
-                        small::write::<T>(None, self.sums, [outs, m.1], to.wrapping_offset(offset), [sk, sm]);
+                        let place = Place::Stored(to.wrapping_offset(offset));
+                        small::write::<T>(None, self.sums, [outs, m.1], Sink { place, strides: [sk, sm] });
                     }
                 }
             }
@@ -289,6 +291,7 @@ impl<T: Kernels> Task<'_, T> {
                                 vectors: tile.vectors,
                                 b: weights.add(j0),
                                 b_stride: ld as isize,
+                                b_step: 1,
                                 rows: self.k.1,
                                 depth,
                                 out: y.sums_of(tile, 0),
@@ -298,7 +301,8 @@ impl<T: Kernels> Task<'_, T> {
                             });
                         }
                     }
-                    y.write(to.wrapping_offset(group.wrapping_mul(sg)), [sm, sk]);
+                    let place = Place::Stored(to.wrapping_offset(group.wrapping_mul(sg)));
+                    y.write(Sink { place, strides: [sm, sk] });
                 }
             }
         }

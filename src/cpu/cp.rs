@@ -18,6 +18,7 @@
 use super::cache::{Caches, caches, part, parts};
 use super::kernels::{Epilogue, Fold, Stream};
 use super::operand::{Cube, Part};
+use super::output::{Place, Sink};
 use super::parallel::{self, Shared};
 use super::product::{Block, IN_PLACE_ROWS, Lanes, Product, Rows, Target};
 use super::scratch;
@@ -100,16 +101,9 @@ impl<'a, T: Kernels> Problem<'a, T> {
     }
 
     /// y = M(x, z) on so many threads.
-    pub(crate) fn forward(
-        &self,
-        z: View<'_, T, 2>,
-        x: View<'_, T, 2>,
-        mut y: ViewMut<'_, T, 2>,
-        threads: usize,
-    ) -> Result<()> {
+    pub(crate) fn forward(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, y: Sink<T>, threads: usize) -> Result<()> {
         let blocks = Blocks::new(self, threads);
-        let (strides, outputs) = (y.strides(), self.a.shape()[0]);
-        let to = Shared::new(y.as_mut_ptr());
+        let outputs = self.a.shape()[0];
         scratch::with([blocks.packed], |[packed]| {
             let mut next = if blocks.packed > 0 { packed } else { std::ptr::null_mut() };
             // SAFETY: `Blocks` counted the strips of the three.
@@ -124,7 +118,7 @@ impl<'a, T: Kernels> Problem<'a, T> {
                     let task = Task { p: self, blocks: &blocks, weights: &weights, n, k, scratch };
                     // SAFETY: the scratch has the lengths that `Blocks` computed for these blocks, the operands'
                     // shapes agree, and no other task has these rows and outputs of y.
-                    unsafe { task.run(z, x, to.get(), strides) };
+                    unsafe { task.run(z, x, y) };
                     Ok(())
                 })
             })
@@ -153,7 +147,7 @@ impl<'a, T: Kernels> Problem<'a, T> {
                     ViewMut::from_raw_parts(to.get().wrapping_offset(g as isize * yg), [rows, outputs], [ym, yk])?,
                 )
             };
-            self.forward(z, x, y, inner)
+            self.forward(z, x, Sink::stored(y), inner)
         })
     }
 
@@ -176,7 +170,7 @@ impl<'a, T: Kernels> Problem<'a, T> {
                 let task = Task { p: &turned, blocks: &blocks, weights: &factors, n, k: columns, scratch };
                 let to = to.get().wrapping_offset(g as isize * sg);
                 // SAFETY: as in `forward`, and no other task has these rows and columns of W′.
-                unsafe { task.generate(z, self.v, to, [sk, sj]) };
+                unsafe { task.generate(z, self.v, Sink { place: Place::Stored(to), strides: [sk, sj] }) };
                 Ok(())
             })
         })
@@ -193,12 +187,12 @@ struct Task<'a, T: Kernels> {
 }
 
 impl<T: Kernels> Task<'_, T> {
-    unsafe fn run(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, to: *mut T, strides: [isize; 2]) {
+    unsafe fn run(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, to: Sink<T>) {
         let (p, blocks, rows) = (self.p, self.blocks, self.n.1);
         let [b, c, a] = *self.weights;
         // SAFETY: see `forward`, here and in all that it calls.
         unsafe {
-            let y = self.start(to, strides, Start::Same(p.bias));
+            let y = self.start(to, Start::Same(p.bias));
             let h = Target::scratch(self.scratch[0], blocks.rc);
             let other = Target { first: self.scratch[1], ..h };
             let (z, x) = (z.slice_rows(self.n), x.slice_rows(self.n));
@@ -229,7 +223,7 @@ impl<T: Kernels> Task<'_, T> {
                     self.product().run(Rows::Stored(Cube::matrix(inputs)), weights, block, y, Epilogue::Add);
                 }
             }
-            self.finish(y, to, strides);
+            self.finish(y, to);
         }
     }
 
@@ -241,12 +235,12 @@ impl<T: Kernels> Task<'_, T> {
     }
 
     /// W′ of one row of z: see [`Problem::generate`].
-    unsafe fn generate(&self, z: View<'_, T, 2>, v: Option<View<'_, T, 2>>, to: *mut T, strides: [isize; 2]) {
+    unsafe fn generate(&self, z: View<'_, T, 2>, v: Option<View<'_, T, 2>>, to: Sink<T>) {
         let (rows, blocks) = (self.n.1, self.blocks);
         let [b, factor, projection] = *self.weights;
         // SAFETY: see `Problem::generate`.
         unsafe {
-            let y = self.start(to, strides, Start::Each(v));
+            let y = self.start(to, Start::Each(v));
             let h = Target::scratch(self.scratch[0], blocks.rc);
             let p = Target { first: self.scratch[1], ..h };
             for r in parts(self.p.a.shape()[1], blocks.rc, self.p.table.mr) {
@@ -261,17 +255,15 @@ impl<T: Kernels> Task<'_, T> {
                 self.scale(h.first, r);
                 self.project(h, projection, r, y);
             }
-            self.finish(y, to, strides);
+            self.finish(y, to);
         }
     }
 
     /// Where the sums of this block go, set to `initial`: y itself, if its rows are such as the microkernel writes.
-    unsafe fn start(&self, to: *mut T, [sn, sk]: [isize; 2], rows: Start<'_, T>) -> Target<T::Acc> {
-        let y = if self.direct([sn, sk]) {
-            let first = to.wrapping_offset((self.n.0 as isize).wrapping_mul(sn).wrapping_add(self.k.0 as isize));
-            Target { first: first.cast::<T::Acc>(), row_stride: sn, column_stride: 1, padded: false }
-        } else {
-            Target::scratch(self.scratch[2], self.blocks.kb)
+    unsafe fn start(&self, to: Sink<T>, rows: Start<'_, T>) -> Target<T::Acc> {
+        let y = match to.at(self.n.0, self.k.0).direct(self.k.1) {
+            Some(first) => Target { first, row_stride: to.strides[0], column_stride: 1, padded: false },
+            None => Target::scratch(self.scratch[2], self.blocks.kb),
         };
         for n in 0..self.n.1 {
             // SAFETY: rows and columns of this block.
@@ -295,29 +287,15 @@ impl<T: Kernels> Task<'_, T> {
         y
     }
 
-    fn direct(&self, [sn, sk]: [isize; 2]) -> bool {
-        T::IN_PLACE && sk == 1 && sn >= self.k.1 as isize
-    }
-
     /// The sums, written to y unless they are there.
-    unsafe fn finish(&self, y: Target<T::Acc>, to: *mut T, [sn, sk]: [isize; 2]) {
-        if self.direct([sn, sk]) {
+    unsafe fn finish(&self, y: Target<T::Acc>, to: Sink<T>) {
+        let to = to.at(self.n.0, self.k.0);
+        if to.direct(self.k.1).is_some() {
             return;
         }
         for n in 0..self.n.1 {
-            let to = to.wrapping_offset(((self.n.0 + n) as isize).wrapping_mul(sn));
-            let to = to.wrapping_offset((self.k.0 as isize).wrapping_mul(sk));
             // SAFETY: rows and columns of this block, in scratch and in y.
-            unsafe {
-                let from = std::slice::from_raw_parts(y.offset(n, 0).first, self.k.1);
-                if sk == 1 {
-                    T::narrow(from, std::slice::from_raw_parts_mut(to, self.k.1));
-                    continue;
-                }
-                for (k, &sum) in from.iter().enumerate() {
-                    *to.wrapping_offset(k as isize * sk) = T::from_acc(sum);
-                }
-            }
+            unsafe { to.write_row(n, std::slice::from_raw_parts(y.offset(n, 0).first, self.k.1)) };
         }
     }
 
@@ -366,7 +344,7 @@ pub(crate) fn small_lengths<T: Kernels>(p: &Problem<'_, T>) -> [usize; 5] {
 
 impl<'a, T: Kernels> Problem<'a, T> {
     /// y = M(x, z) for at most four rows, whose factors [`streams`] accepts.
-    pub(crate) fn forward_small(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, mut y: ViewMut<'_, T, 2>) -> Result<()> {
+    pub(crate) fn forward_small(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, y: Sink<T>) -> Result<()> {
         let table = self.table;
         let [k, r] = self.a.shape();
         scratch::with(small_lengths(self), |[zs, xs, first, second, sums]| {
@@ -414,7 +392,7 @@ impl<'a, T: Kernels> Problem<'a, T> {
                 });
                 super::small::add_linear(table, self.u, (zs, pad(self.b.shape()[0])), self.n, sums)?;
                 super::small::add_linear(table, self.v, (xs, pad(self.c.shape()[0])), self.n, sums)?;
-                super::small::write(self.bias, sums, [self.n, k], y.as_mut_ptr(), y.strides());
+                super::small::write(self.bias, sums, [self.n, k], y);
             }
             Ok(())
         })

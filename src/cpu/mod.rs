@@ -2,11 +2,12 @@
 
 mod cache;
 mod context;
+mod contract;
 mod cost;
 mod cp;
-mod dense;
 mod gradient;
 mod kernels;
+mod khatri_rao;
 mod operand;
 mod output;
 mod parallel;
@@ -17,6 +18,7 @@ mod scratch;
 mod simd;
 mod small;
 mod table;
+mod trilinear;
 
 pub(crate) use gradient::backward;
 pub(crate) use plan::{plan, plan_shared};
@@ -26,7 +28,9 @@ use crate::interaction::Core;
 use crate::{Algorithm, Context, Element, Gradient, Interaction, Result, Saved, Tangents, View, ViewMut, Wanted};
 use context::Target;
 use operand::Cube;
+use output::Sink;
 use problem::Problem;
+use trilinear::Trilinear;
 
 /// Prepared weights that the drivers read in place of the stored ones: W in the accumulator's type.
 pub(crate) type Panels<'a, T> = View<'a, <T as Kernels>::Acc, 3>;
@@ -41,6 +45,18 @@ fn problem<'a, T: Element>(layer: &Interaction<'a, T>, context: &Context, n: usi
     p.layout = layer.layout;
     (p.u, p.v, p.b) = (layer.u, layer.v, layer.b);
     p
+}
+
+/// The same as a trilinear form, with prepared weights where there are.
+#[inline]
+fn trilinear<'a, T: Element>(layer: &Interaction<'a, T>, context: &Context, n: usize) -> Trilinear<'a, T> {
+    let mut t = Trilinear::new(context, n, [layer.k, layer.i, layer.j]);
+    if let Core::Dense(w) = layer.core {
+        t.w = layer.panels.map(Cube::Widened).or(Some(Cube::Stored(w)));
+    }
+    t.layout = layer.layout;
+    (t.u, t.v, t.bias) = (layer.u, layer.v, layer.b);
+    t
 }
 
 /// The same with prepared weights where there are.
@@ -62,6 +78,12 @@ pub(crate) fn forward<T: Element>(
     x: View<'_, T, 2>,
     y: ViewMut<'_, T, 2>,
 ) -> Result<()> {
+    forward_to(layer, z, x, Sink::stored(y))
+}
+
+/// y, stored, or its sums written or added to.
+#[inline]
+fn forward_to<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: View<'_, T, 2>, y: Sink<T>) -> Result<()> {
     let context = layer.context()?;
     context.device().check()?;
     let n = x.shape()[0];
@@ -81,9 +103,14 @@ pub(crate) fn forward<T: Element>(
             _ => p.forward(z, x, y, threads),
         };
     }
-    let p = prepared(layer, p);
-    let (p, z, x) = if choice.swap { (p.swap(), x, z) } else { (p, z, x) };
-    dense::forward(&p, z, x, y, choice.algorithm, threads)
+    if choice.algorithm == Algorithm::KhatriRao {
+        let p = prepared(layer, p);
+        let (p, z, x) = if choice.swap { (p.swap(), x, z) } else { (p, z, x) };
+        return khatri_rao::forward(&p, z, x, y, threads);
+    }
+    let t = Trilinear { inputs: [None, Some(z), Some(x)], ..trilinear(layer, &context, n) };
+    let (roles, _) = t.roles([true, false, false]);
+    contract::contract(&t, roles, [Some(y), None, None], threads)
 }
 
 pub(crate) fn forward_shared<T: Element>(
@@ -127,10 +154,10 @@ pub(crate) fn generate<T: Element>(
     };
     cp.generate(z, weights, threads)?;
     // b′ is the linear layer of z alone.
-    let mut p = Problem::new(&context, [groups, layer.k, layer.i, 0]);
-    (p.u, p.b) = (layer.u, layer.b);
-    let x = View::strided(&[], 0, [groups, 0], [0, 1])?;
-    dense::forward(&p, z, x, bias, Algorithm::Linear, threads)
+    let mut t = Trilinear::new(&context, groups, [layer.k, layer.i, 0]);
+    (t.u, t.bias, t.inputs[1]) = (layer.u, layer.b, Some(z));
+    let (roles, _) = t.roles([true, false, false]);
+    contract::contract(&t, roles, [Some(Sink::stored(bias)), None, None], threads)
 }
 
 /// The gradients of a shared context.

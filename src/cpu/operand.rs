@@ -49,6 +49,25 @@ impl<'a, T: Kernels> Cube<'a, T> {
         }
     }
 
+    /// The axes in another order, which is a permutation.
+    pub(crate) fn permute(self, order: [usize; 3]) -> Self {
+        match self {
+            Cube::Stored(view) => Cube::Stored(view.permute(order).unwrap_or(view)),
+            Cube::Widened(view) => Cube::Widened(view.permute(order).unwrap_or(view)),
+        }
+    }
+
+    /// Where an element is, if it is one of accumulators; else an address that is not to be read.
+    pub(crate) fn at(&self, index: [usize; 3]) -> *const T::Acc {
+        let strides = self.strides();
+        let offset =
+            (0..3).fold(0isize, |sum, axis| sum.wrapping_add((index[axis] as isize).wrapping_mul(strides[axis])));
+        match self {
+            Cube::Stored(view) => view.as_ptr().wrapping_offset(offset).cast(),
+            Cube::Widened(view) => view.as_ptr().wrapping_offset(offset),
+        }
+    }
+
     /// Whether rows can be read in place.
     pub(crate) fn in_place(&self) -> bool {
         let unit = self.strides()[2] == 1 || self.shape()[2] <= 1;
@@ -113,6 +132,14 @@ impl<'a, T: Kernels> Cube<'a, T> {
                 }
                 Cube::Stored(view) => {
                     gather_cube(view.as_ptr().wrapping_offset(offset), strides, shape, buffer, [out_ld, ld], T::to_acc);
+                }
+                Cube::Widened(view) if sj == 1 => {
+                    for k in 0..k.1 {
+                        for i in 0..i.1 {
+                            let row = view.as_ptr().wrapping_offset(offset + k as isize * sk + i as isize * si);
+                            std::ptr::copy_nonoverlapping(row, buffer.add(k * out_ld + i * ld), j.1);
+                        }
+                    }
                 }
                 Cube::Widened(view) => {
                     gather_cube(view.as_ptr().wrapping_offset(offset), strides, shape, buffer, [out_ld, ld], |v| v);

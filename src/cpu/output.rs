@@ -1,11 +1,107 @@
 //! A block of y while it is added up: panels [K-block][MR], one for each tile of the batch.
 
 use super::cache::parts;
-use super::kernels::{Epilogue, Fetch, Gemm, Pack, Unpack};
+use super::kernels::{Epilogue, Fetch, Gemm, Pack, Unpack, add_into};
 use super::operand::{Cube, Part};
 use super::simd::Kernels;
 use super::table::Table;
-use crate::View;
+use crate::{View, ViewMut};
+
+/// A matrix that results are written to, in the storage type or the accumulator's, or added to.
+#[derive(Clone, Copy)]
+pub(crate) struct Sink<T: Kernels> {
+    pub(crate) place: Place<T>,
+    pub(crate) strides: [isize; 2],
+}
+
+/// What a [`Sink`] does with results, and its first element.
+#[derive(Clone, Copy)]
+pub(crate) enum Place<T: Kernels> {
+    /// Rounded to the storage type.
+    Stored(*mut T),
+    /// Sums as they are; what was there before is not read.
+    Sums(*mut T::Acc),
+    /// Added to what is there.
+    Added(*mut T::Acc),
+}
+
+// SAFETY: tasks write disjoint elements, as each use says.
+unsafe impl<T: Kernels> Send for Sink<T> {}
+// SAFETY: as above.
+unsafe impl<T: Kernels> Sync for Sink<T> {}
+
+impl<T: Kernels> Sink<T> {
+    /// y of a forward pass.
+    pub(crate) fn stored(mut y: ViewMut<'_, T, 2>) -> Self {
+        Sink { place: Place::Stored(y.as_mut_ptr()), strides: y.strides() }
+    }
+
+    /// A gradient or tangent.
+    pub(crate) fn sums(mut to: ViewMut<'_, T::Acc, 2>, add: bool) -> Self {
+        let (first, strides) = (to.as_mut_ptr(), to.strides());
+        Sink { place: if add { Place::Added(first) } else { Place::Sums(first) }, strides }
+    }
+
+    /// From this row and column on.
+    pub(crate) fn at(self, row: usize, column: usize) -> Self {
+        let offset = (row as isize).wrapping_mul(self.strides[0]);
+        let offset = offset.wrapping_add((column as isize).wrapping_mul(self.strides[1]));
+        let place = match self.place {
+            Place::Stored(to) => Place::Stored(to.wrapping_offset(offset)),
+            Place::Sums(to) => Place::Sums(to.wrapping_offset(offset)),
+            Place::Added(to) => Place::Added(to.wrapping_offset(offset)),
+        };
+        Sink { place, ..self }
+    }
+
+    /// The same, with what follows added to what is there by then.
+    pub(crate) fn adding(self) -> Self {
+        let place = if let Place::Sums(to) = self.place { Place::Added(to) } else { self.place };
+        Sink { place, ..self }
+    }
+
+    /// The first element, if sums can be formed in place, which `columns` contiguous ones of each row can.
+    pub(crate) fn direct(&self, columns: usize) -> Option<*mut T::Acc> {
+        if self.strides[1] != 1 || self.strides[0] < columns as isize {
+            return None;
+        }
+        match self.place {
+            Place::Stored(to) if T::IN_PLACE => Some(to.cast()),
+            Place::Sums(to) => Some(to),
+            _ => None,
+        }
+    }
+
+    /// A row of results, from the first column on.
+    ///
+    /// # Safety
+    ///
+    /// The matrix has the row and its columns, and no other thread writes them.
+    pub(crate) unsafe fn write_row(&self, row: usize, from: &[T::Acc]) {
+        let column = self.strides[1];
+        // SAFETY: the caller's contract.
+        unsafe {
+            match self.at(row, 0).place {
+                Place::Stored(to) if column == 1 => T::narrow(from, std::slice::from_raw_parts_mut(to, from.len())),
+                Place::Stored(to) => {
+                    for (c, &sum) in from.iter().enumerate() {
+                        *to.wrapping_offset((c as isize).wrapping_mul(column)) = T::from_acc(sum);
+                    }
+                }
+                Place::Sums(to) => {
+                    for (c, &sum) in from.iter().enumerate() {
+                        *to.wrapping_offset((c as isize).wrapping_mul(column)) = sum;
+                    }
+                }
+                Place::Added(to) => {
+                    for (c, &sum) in from.iter().enumerate() {
+                        *to.wrapping_offset((c as isize).wrapping_mul(column)) += sum;
+                    }
+                }
+            }
+        }
+    }
+}
 
 /// Rows `n` by outputs `k` of y in the accumulator's type.
 #[derive(Clone, Copy)]
@@ -138,6 +234,7 @@ impl<T: Kernels> Output<T> {
                             vectors: tile.vectors,
                             b,
                             b_stride,
+                            b_step: 1,
                             rows,
                             depth,
                             out: self.sums_of(tile, r0),
@@ -151,26 +248,57 @@ impl<T: Kernels> Output<T> {
         }
     }
 
-    /// The sums, written to y, of which `to` is the first element.
+    /// sums += those of another block of the same size.
+    ///
+    /// # Safety
+    ///
+    /// Both are complete, and no other thread uses them.
+    pub(crate) unsafe fn add(&self, other: *const T::Acc) {
+        let panels = self.panels(self.sums, self.k.1);
+        for tile in self.tiles() {
+            let len = tile.width * self.k.1;
+            // SAFETY: a tile's panel is so long; the caller's contract.
+            unsafe {
+                let other = std::slice::from_raw_parts(other.add(tile.index * panels.distance), len);
+                add_into(std::slice::from_raw_parts_mut(panels.at(tile), len), other);
+            }
+        }
+    }
+
+    /// The sums, written to the whole y.
     ///
     /// # Safety
     ///
     /// y has these rows and outputs, and no other thread writes them.
-    pub(crate) unsafe fn write(&self, to: *mut T, strides: [isize; 2]) {
+    pub(crate) unsafe fn write(&self, y: Sink<T>) {
         for tile in self.tiles() {
-            let row = (self.n.0 + tile.index * self.table.mr) as isize;
-            let to = to.wrapping_offset(row * strides[0] + self.k.0 as isize * strides[1]);
+            let to = y.at(self.n.0 + tile.index * self.table.mr, self.k.0);
+            let (from, [row_stride, column_stride]) = (self.sums_of(tile, 0), to.strides);
+            let (width, rows, columns) = (tile.width, tile.rows, self.k.1);
             // SAFETY: the panel holds all of these rows and outputs; the rest is the caller's contract.
             unsafe {
-                (self.table.unpack)(&Unpack {
-                    from: self.sums_of(tile, 0),
-                    width: tile.width,
-                    rows: tile.rows,
-                    columns: self.k.1,
-                    to,
-                    row_stride: strides[0],
-                    column_stride: strides[1],
-                });
+                match to.place {
+                    Place::Stored(to) => (self.table.unpack)(&Unpack {
+                        from,
+                        width,
+                        rows,
+                        columns,
+                        to,
+                        row_stride,
+                        column_stride,
+                        add: false,
+                    }),
+                    Place::Sums(first) | Place::Added(first) => (self.table.arithmetic.unpack)(&Unpack {
+                        from,
+                        width,
+                        rows,
+                        columns,
+                        to: first,
+                        row_stride,
+                        column_stride,
+                        add: matches!(to.place, Place::Added(_)),
+                    }),
+                }
             }
         }
     }

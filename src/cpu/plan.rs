@@ -2,7 +2,7 @@
 
 use super::cost::{self, Choice};
 use super::problem::Problem;
-use super::{context, cp, cp_problem, dense, parallel, problem, scratch, small};
+use super::{context, contract, cp, cp_problem, khatri_rao, parallel, problem, scratch, small};
 use crate::interaction::Core;
 use crate::{Algorithm, Context, Element, Error, Interaction, Plan, Result};
 
@@ -92,7 +92,7 @@ pub(super) fn choose<T: Element>(layer: &Interaction<'_, T>, context: &Context, 
     let refuse = |algorithm, reason| Err(Error::Algorithm { algorithm, reason });
     let few = p.n <= small::ROWS;
     match layer.core {
-        Core::Dense(_) => cost::choose(p, forced),
+        Core::Dense(_) => cost::choose(p, || super::trilinear(layer, context, p.n), forced),
         Core::Absent => match forced {
             None | Some(Algorithm::Linear) => Ok(Choice { algorithm: Algorithm::Linear, swap: false, small: few }),
             Some(algorithm) => refuse(algorithm, "W is absent"),
@@ -134,9 +134,13 @@ pub(crate) fn plan<T: Element>(layer: &Interaction<'_, T>, n: usize) -> Result<P
         Some(p) => cp_scratch(&p, threads),
         None => {
             let p = if choice.swap { p.swap() } else { p };
-            match choice.small {
-                true => size::<T>(&small::lengths(&p)),
-                false => size::<T>(&dense::Blocks::new(&p, choice.algorithm, threads).lengths),
+            match choice.algorithm {
+                _ if choice.small => size::<T>(&small::lengths(&p)),
+                Algorithm::KhatriRao => size::<T>(&khatri_rao::Blocks::new(&p, threads).lengths),
+                _ => {
+                    let (t, outs) = (super::trilinear(layer, &context, n), [true, false, false]);
+                    size::<T>(&contract::Blocks::new(&t, t.roles(outs).0, outs, threads).lengths)
+                }
             }
         }
     };

@@ -278,6 +278,7 @@ impl<T: Kernels> Product<T> {
             vectors,
             b: rows,
             b_stride: distance,
+            b_step: 1,
             rows: block.rows,
             depth: k.1 * i.1,
             out: std::ptr::null_mut(),

@@ -6,12 +6,13 @@
 use super::cache::parts;
 use super::kernels::{Fold, Stream, add_into, gather};
 use super::operand::Cube;
+use super::output::{Place, Sink};
 use super::parallel::{self, Shared};
 use super::problem::Problem;
 use super::scratch;
 use super::simd::Kernels;
 use super::table::Table;
-use crate::{Result, View, ViewMut};
+use crate::{Result, View};
 
 /// Rows of the batch that one pass over the weights serves.
 pub(crate) const ROWS: usize = 4;
@@ -63,7 +64,7 @@ pub(crate) fn forward<T: Kernels>(
     p: &Problem<'_, T>,
     z: View<'_, T, 2>,
     x: View<'_, T, 2>,
-    mut y: ViewMut<'_, T, 2>,
+    y: Sink<T>,
     threads: usize,
 ) -> Result<()> {
     let lengths = lengths(p);
@@ -78,7 +79,7 @@ pub(crate) fn forward<T: Kernels>(
             call.add_weights(threads)?;
             add_linear(p.table, p.u, (zs, z_stride), p.n, sums)?;
             add_linear(p.table, p.v, (xs, x_stride), p.n, sums)?;
-            write(p.b, sums, [p.n, p.k], y.as_mut_ptr(), y.strides());
+            write(p.b, sums, [p.n, p.k], y);
         }
         Ok(())
     })
@@ -161,20 +162,28 @@ pub(crate) unsafe fn add_linear<T: Kernels>(
 ///
 /// # Safety
 ///
-/// `sums` is [k][n], and y, from `to` on, has these rows and outputs.
+/// `sums` is [k][n], and y has these rows and outputs.
 pub(crate) unsafe fn write<T: Kernels>(
     bias: Option<View<'_, T, 1>>,
     sums: *const T::Acc,
     [n, k]: [usize; 2],
-    to: *mut T,
-    [sn, sk]: [isize; 2],
+    y: Sink<T>,
 ) {
+    let sk = y.strides[1];
     for row in 0..n {
-        let to = to.wrapping_offset(row as isize * sn);
+        let to = y.at(row, 0).place;
         for out in 0..k {
             let bias = bias.map_or(T::Acc::default(), |b| b.get([out]).unwrap_or_default().to_acc());
+            let offset = (out as isize).wrapping_mul(sk);
             // SAFETY: the caller's contract.
-            unsafe { *to.wrapping_offset(out as isize * sk) = T::from_acc(*sums.add(out * n + row) + bias) };
+            unsafe {
+                let sum = *sums.add(out * n + row) + bias;
+                match to {
+                    Place::Stored(to) => *to.wrapping_offset(offset) = T::from_acc(sum),
+                    Place::Sums(to) => *to.wrapping_offset(offset) = sum,
+                    Place::Added(to) => *to.wrapping_offset(offset) += sum,
+                }
+            }
         }
     }
 }

@@ -1,14 +1,16 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
-use super::kernels::{Combine, FormKhatriRao, FusedDot, Gemm, Pack, Stream, Unpack};
+use super::kernels::{Combine, FormKhatriRao, Fused, Gemm, Pack, Stream, Unpack};
 use super::simd::Kernels;
 
 /// The kernels that see accumulators only.
 pub(crate) struct Arithmetic<A> {
     pub(crate) gemm: unsafe fn(&Gemm<A>),
-    pub(crate) fused_dot: unsafe fn(&FusedDot<A>),
+    pub(crate) fused: unsafe fn(&Fused<A>),
     pub(crate) form_khatri_rao: unsafe fn(&FormKhatriRao<A>),
     pub(crate) outer: unsafe fn(z: &[A], x: *const A, columns: usize, to: *mut A),
+    /// Panels of sums to a gradient or tangent.
+    pub(crate) unpack: unsafe fn(&Unpack<A, A>),
     /// Independent FMAs, 12·LANES in each of so many rounds: what the peak is measured with.
     pub(crate) peak: unsafe fn(usize) -> A,
     /// The sum of so many elements: what the read bandwidth is measured with.
@@ -95,9 +97,9 @@ macro_rules! arithmetic {
                 unsafe { kernels::gemm::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn fused_dot(args: &kernels::FusedDot<A>) {
+            unsafe fn fused(args: &kernels::Fused<A>) {
                 // SAFETY: as above.
-                unsafe { kernels::fused_dot::<$simd>(args) }
+                unsafe { kernels::fused::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn form_khatri_rao(args: &kernels::FormKhatriRao<A>) {
@@ -110,6 +112,11 @@ macro_rules! arithmetic {
                 unsafe { kernels::outer::<$simd>(z, x, columns, to) }
             }
             $(#[target_feature(enable = $feature)])?
+            unsafe fn unpack(args: &kernels::Unpack<A, A>) {
+                // SAFETY: as above.
+                unsafe { kernels::unpack::<$simd, A>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
             unsafe fn peak(rounds: usize) -> A {
                 // SAFETY: as above.
                 unsafe { kernels::peak::<$simd>(rounds) }
@@ -119,7 +126,7 @@ macro_rules! arithmetic {
                 // SAFETY: as above.
                 unsafe { kernels::read::<$simd>(from, len) }
             }
-            crate::cpu::table::Arithmetic { gemm, fused_dot, form_khatri_rao, outer, peak, read }
+            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, unpack, peak, read }
         };
     };
 }

@@ -1,23 +1,21 @@
-//! Gradients of a dense layer: four contractions by the one engine of [`super::product`].
+//! Gradients of a dense layer.
 //!
 //! ```text
-//!   dx[n][j]    = Σ_ki  (g[n][k] · z[n][i]) · W[k][i][j]  + Σ_k g[n][k] V[k][j]      inputs.rs: rows n, lanes j
-//!   dz[n][i]    = Σ_kj  (g[n][k] · x[n][j]) · W[k][i][j]  + Σ_k g[n][k] U[k][i]      the same, z and x exchanged
-//!   dW[k][i][j] = Σ_n   (g[n][k] · z[n][i]) · x[n][j]                                weights.rs: rows (k, i), lanes j
-//!   dU, dV, db                                                                       dW with ones for z and x
+//!   dx[n][j]    = Σ_ki  g[n][k] z[n][i] W[k][i][j]  + Σ_k g[n][k] V[k][j]      contractions with W like the forward pass,
+//!   dz[n][i]    = Σ_kj  g[n][k] x[n][j] W[k][i][j]  + Σ_k g[n][k] U[k][i]      both at once where that is cheaper
+//!   dW[k][i][j] = Σ_n   g[n][k] z[n][i] x[n][j]                                weights.rs
+//!   dU, dV, db                                                                 dW with ones for z and x
 //! ```
-//!
-//! The products in parentheses are formed in cache, block by block, as the row operand.
 
-mod inputs;
 mod weights;
 
-use super::parallel;
-use super::plan;
+use super::contract::{self, contract};
+use super::output::Sink;
+use super::trilinear::Trilinear;
+use super::{parallel, plan, trilinear};
 use crate::gradients::{Gradient, Wanted};
 use crate::interaction::Core;
-use crate::{Element, Error, Interaction, Result, View};
-use inputs::Inputs;
+use crate::{Context, Element, Error, Interaction, Result, View};
 use weights::Weights;
 
 /// All gradients in `wanted`, for the gradient `g` [N, K] of the result.
@@ -35,16 +33,9 @@ pub(crate) fn backward<T: Element>(
     }
     let n = g.shape()[0];
     let threads = parallel::threads(&context, plan::work(layer, n));
-    let w = if let Core::Dense(w) = layer.core { Some(w) } else { None };
+    inputs(layer, &context, [g, z, x], [wanted.z, wanted.x, wanted.tied], threads)?;
     let ones = [T::from_f64(1.0)];
     let one = View::strided(&ones, 0, [n, 1], [0, 1])?;
-    if let Some(Gradient { to, add }) = wanted.z {
-        let w = w.map(|w| w.permute([0, 2, 1])).transpose()?;
-        Inputs::new(&context, [g, x], w, layer.u).run(to, add, threads)?;
-    }
-    if let Some(Gradient { to, add }) = wanted.x {
-        Inputs::new(&context, [g, z], w, layer.v).run(to, add, threads)?;
-    }
     if let Some(Gradient { to, add }) = wanted.w {
         Weights::new(&context, g, z, x).run(to, add, threads)?;
     }
@@ -56,6 +47,41 @@ pub(crate) fn backward<T: Element>(
     }
     if let Some(Gradient { to, add }) = wanted.b {
         Weights::new(&context, g, one, one).run(to.insert_axis().insert_axis(), add, threads)?;
+    }
+    Ok(())
+}
+
+/// dz, dx, and their sum.
+fn inputs<T: Element>(
+    layer: &Interaction<'_, T>,
+    context: &Context,
+    [g, z, x]: [View<'_, T, 2>; 3],
+    [dz, dx, tied]: [Option<Gradient<'_, T::Accumulator, 2>>; 3],
+    threads: usize,
+) -> Result<()> {
+    let n = g.shape()[0];
+    let t = Trilinear { inputs: [Some(g), Some(z), Some(x)], bias: None, ..trilinear(layer, context, n) };
+    let sink = |Gradient { to, add }: Gradient<'_, T::Accumulator, 2>| Sink::sums(to, add);
+    let (dz, dx) = (dz.map(sink), dx.map(sink));
+    let (one, z_cost) = t.roles([false, true, false]);
+    let (other, x_cost) = t.roles([false, false, true]);
+    let (both, cost) = t.roles([false, true, true]);
+    let joint = cost < z_cost + x_cost && contract::joint(&t, [both.a, both.b]);
+    match (dz, dx) {
+        (Some(dz), Some(dx)) if joint => contract(&t, both, [None, Some(dz), Some(dx)], threads)?,
+        (dz, dx) => {
+            if let Some(dz) = dz {
+                contract(&t, one, [None, Some(dz), None], threads)?;
+            }
+            if let Some(dx) = dx {
+                contract(&t, other, [None, None, Some(dx)], threads)?;
+            }
+        }
+    }
+    if let Some(tied) = tied {
+        let to = sink(tied);
+        contract(&t, one, [None, Some(to), None], threads)?;
+        contract(&t, other, [None, None, Some(to.adding())], threads)?;
     }
     Ok(())
 }

@@ -135,6 +135,7 @@ impl<'a, T: Kernels> Weights<'a, T> {
                                     vectors,
                                     b: products.cast_const(),
                                     b_stride: width as isize,
+                                    b_step: 1,
                                     rows: ic.1,
                                     depth: n.1,
                                     out: none,

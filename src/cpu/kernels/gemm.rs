@@ -37,9 +37,10 @@ pub(crate) struct Gemm<A> {
     pub(crate) a_stride: isize,
     /// 1..=MV.
     pub(crate) vectors: usize,
-    /// Row operand: `rows` rows of `depth` contiguous elements.
+    /// Row operand: `rows` rows, `b_stride` apart, of `depth` elements, `b_step` apart.
     pub(crate) b: *const A,
     pub(crate) b_stride: isize,
+    pub(crate) b_step: isize,
     pub(crate) rows: usize,
     pub(crate) depth: usize,
     pub(crate) out: *mut A,
@@ -87,9 +88,10 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
                     weights_step: (g.a_stride as usize).wrapping_mul(size), // of rows in reverse order too
                     panels: g.a.wrapping_add(MV * S::LANES).wrapping_byte_add(64),
                     panels_step: (g.a_stride as usize).wrapping_mul(size),
+                    ..none
                 },
             };
-            let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, g.b_stride, &mut ahead);
+            let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, (g.b_stride, g.b_step), &mut ahead);
             let out = g.out.wrapping_add(row * g.out_stride);
             for (o, acc) in acc.iter().enumerate() {
                 for (v, &acc) in acc.iter().enumerate() {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   A, the lane operand: `depth` rows of MR contiguous lanes, `a_stride` apart.   B, the row operand: NR rows of
-//!   `depth` contiguous elements, `b_stride` apart, read in place.
+//!   `depth` elements, read in place: rows `b_stride`, elements `b_step` apart. One of the two is 1 where it is fast:
+//!   NR streams of contiguous rows, or (as drawn by turning B) one line for each step of depth.
 //!
 //!        A:  l0 l1 l2 … l15          B:   d0  d1  d2  d3 …
 //!   d0       ▒▒ vector 0 ▒▒ 1 ▒▒     o0   b ─────────────►   one element at a time, broadcast to all lanes
@@ -25,6 +26,8 @@ use crate::cpu::simd::Simd;
 pub(crate) struct Ahead<A> {
     pub(crate) weights: *const A,
     pub(crate) weights_step: usize,
+    /// So many bytes more after each tile, where what comes is no one stream.
+    pub(crate) weights_jump: isize,
     pub(crate) panels: *const A,
     pub(crate) panels_step: usize,
 }
@@ -32,13 +35,15 @@ pub(crate) struct Ahead<A> {
 impl<A> Ahead<A> {
     /// Nothing: a line that is in use anyway.
     pub(super) fn none(used: *const A) -> Self {
-        Ahead { weights: used, weights_step: 0, panels: used, panels_step: 0 }
+        Ahead { weights: used, weights_step: 0, weights_jump: 0, panels: used, panels_step: 0 }
     }
 
-    /// So many steps of depth later.
-    pub(crate) fn after(self, steps: usize) -> Self {
+    /// So many tiles of so many steps of depth later.
+    pub(crate) fn after(self, tiles: usize, depth: usize) -> Self {
+        let steps = tiles * depth;
+        let jumps = (tiles as isize).wrapping_mul(self.weights_jump);
         Ahead {
-            weights: self.weights.wrapping_byte_add(steps.wrapping_mul(self.weights_step)),
+            weights: self.weights.wrapping_byte_add(steps.wrapping_mul(self.weights_step)).wrapping_byte_offset(jumps),
             panels: self.panels.wrapping_byte_add(steps.wrapping_mul(self.panels_step)),
             ..self
         }
@@ -56,7 +61,7 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
     mut a: *const S::Acc,
     a_stride: isize,
     b: *const S::Acc,
-    b_stride: isize,
+    (b_stride, b_step): (isize, isize),
     ahead: &mut Ahead<S::Acc>,
 ) -> [[S::Vector; MV]; NR] {
     // SAFETY: `d` < `depth`, `o` < NR, `v` < MV: within the operands by the caller's contract.
@@ -68,7 +73,7 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
         for (t, third) in third.iter_mut().enumerate() {
             *third = opaque(b.wrapping_offset(3 * t as isize * b_stride));
         }
-        let Ahead { mut weights, weights_step, mut panels, panels_step } = *ahead;
+        let Ahead { mut weights, weights_step, weights_jump, mut panels, panels_step } = *ahead;
         for _ in 0..depth {
             S::prefetch(weights);
             S::prefetch(panels);
@@ -86,10 +91,10 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
             }
             a = a.wrapping_offset(a_stride);
             for third in &mut third {
-                *third = third.wrapping_add(1);
+                *third = third.wrapping_offset(b_step);
             }
         }
-        (ahead.weights, ahead.panels) = (weights, panels);
+        (ahead.weights, ahead.panels) = (weights.wrapping_byte_offset(weights_jump), panels);
         acc
     }
 }

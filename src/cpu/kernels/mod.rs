@@ -3,13 +3,13 @@
 //! All take their operands as a struct of pointers and strides, and all are `unsafe` for the same two reasons: the
 //! instructions must be enabled (see [`super::simd`]), and every element that the struct's doc names must be valid.
 
-mod fused_dot;
+mod fused;
 mod gemm;
 mod microkernel;
 mod pack;
 mod stream;
 
-pub(crate) use fused_dot::{FusedDot, fused_dot};
+pub(crate) use fused::{Fused, fused};
 pub(crate) use gemm::{Epilogue, Fetch, Gemm, gemm};
 pub(crate) use microkernel::{Ahead, peak, read};
 pub(crate) use pack::{FormKhatriRao, Pack, Unpack, add_into, form_khatri_rao, gather, pack, unpack, widen};

@@ -181,9 +181,11 @@ pub(crate) struct Unpack<T, A> {
     pub(crate) to: *mut T,
     pub(crate) row_stride: isize,
     pub(crate) column_stride: isize,
+    /// Added to what is there, which must be in the accumulator's type.
+    pub(crate) add: bool,
 }
 
-/// The way back: a panel written to rows of y, narrowed to the storage type.
+/// The way back: a panel written to rows of y, narrowed to the storage type, or added to them.
 ///
 /// # Safety
 ///
@@ -201,13 +203,26 @@ pub(crate) unsafe fn unpack<S: Widen<T>, T: Kernels<Acc = S::Acc>>(u: &Unpack<T,
                 let to = u.to.wrapping_offset(row as isize * u.row_stride + first as isize * u.column_stride);
                 let whole = rows == lanes && columns == lanes;
                 if T::IN_PLACE && whole && u.column_stride == 1 && u.row_stride > 0 {
-                    S::transpose(from, u.width as isize, to.cast(), u.row_stride as usize);
+                    if !u.add {
+                        S::transpose(from, u.width as isize, to.cast(), u.row_stride as usize);
+                        continue;
+                    }
+                    let mut turned = [S::Acc::default(); MAX_LANES * MAX_LANES];
+                    S::transpose(from, u.width as isize, turned.as_mut_ptr(), lanes);
+                    for r in 0..lanes {
+                        let to = to.wrapping_offset(r as isize * u.row_stride).cast::<S::Acc>();
+                        S::store(to, S::add(S::load(to), S::load(turned.as_ptr().add(r * lanes))));
+                    }
                     continue;
                 }
                 for r in 0..rows {
                     for c in 0..columns {
                         let offset = r as isize * u.row_stride + c as isize * u.column_stride;
-                        *to.wrapping_offset(offset) = T::from_acc(*from.add(c * u.width + r));
+                        let to = to.wrapping_offset(offset);
+                        let before = if u.add { (*to).to_acc() } else { S::Acc::default() };
+                        // -0 + 0 would be 0.
+                        let sum = *from.add(c * u.width + r);
+                        *to = T::from_acc(if u.add { before + sum } else { sum });
                     }
                 }
             }

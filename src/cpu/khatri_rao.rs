@@ -1,29 +1,27 @@
-//! Dense forward for batches: BLIS's loops with the batch in the place of the columns.
+//! Dense forward as a GEMM of W with the Khatri-Rao product z⊗x, by BLIS's loops with the batch in the place of the columns.
 //!
 //! ```text
+//!   y[n][k] = Σ_ij W[k][i][j] · (z[n][i] x[n][j])
+//!
 //!   loop 5   n-blocks × k-blocks: the tasks of the threads; y of a task stays in its scratch
 //!   loop 4     I by IC, J by JC: panels of z and x, packed once for the task (sizes that exceed a block are rare)
-//!   loop 3       J by KC: the depth of the microkernel                     x panel of KC × MR   in L1
-//!   loop 2         rows (k, i) of W by blocks                              W block              in L2
-//!   loop 1           tiles of MR rows of the batch
+//!   loop 3       the depth (i, j) by KC
+//!   loop 2         rows k of W by blocks                                    W block              in L2
+//!   loop 1           tiles of MR rows of the batch: products of KC × MR                          in L1
 //!   microkernel        tiles of NR rows of W
 //! ```
 //!
-//! With [`Algorithm::FusedDot`] the rows are (k, i), the depth is j, and z is the epilogue. With [`Algorithm::KhatriRao`]
-//! the rows are k, the depth is (i, j), and the products z⊗x are formed in the x panel's place.
-//!
-//! y\[n,k\] is added up in an order that depends only on I, J, K, on the processor and on the algorithm: not on N, the
-//! threads or the tasks.
+//! y\[n,k\] is added up in an order that depends only on I, J, K and on the processor: not on N, the threads or the tasks.
 
 use super::cache::{part, parts};
-use super::kernels::{Ahead, Epilogue, Fetch, FormKhatriRao, FusedDot, Gemm};
+use super::kernels::{Epilogue, Fetch, FormKhatriRao, Gemm};
 use super::operand::{Cube, Part};
-use super::output::{Output, Panels, Staging};
-use super::parallel::{self, Shared};
+use super::output::{Output, Panels, Sink, Staging};
+use super::parallel;
 use super::problem::Problem;
 use super::scratch;
 use super::simd::Kernels;
-use crate::{Algorithm, Result, View, ViewMut};
+use crate::{Result, View};
 
 /// IC and JC: a panel of so many features and 16 f32 lanes is 256 KiB.
 const FEATURES: usize = 4096;
@@ -43,12 +41,12 @@ pub(crate) struct Blocks {
     kc: usize,
     /// Lengths of scratch arrays: panels of z and x, of y, products, and staged W.
     pub(crate) lengths: [usize; 4],
-    /// Distance between staged rows of KhatriRao's W.
+    /// Distance between staged rows of W.
     ld: usize,
 }
 
 impl Blocks {
-    pub(crate) fn new<T: Kernels>(p: &Problem<'_, T>, algorithm: Algorithm, threads: usize) -> Blocks {
+    pub(crate) fn new<T: Kernels>(p: &Problem<'_, T>, threads: usize) -> Blocks {
         let (mr, size, kc) = (p.table.mr, size_of::<T::Acc>(), p.kc());
         let (ic, jc) = (part(p.i, FEATURES, 1), part(p.j, FEATURES, p.table.lanes));
         let fit = (PANEL_BYTES / size / (ic + jc).max(1) / mr * mr).clamp(mr, 32 * mr);
@@ -60,25 +58,20 @@ impl Blocks {
         let wanted = parallel::cut(threads, n_blocks);
         let kb = part(p.k, fit.min(p.k.div_ceil(wanted).max(OUTPUTS)), 1).max(1);
         let ld = ld_of(kc);
-        let products = if algorithm == Algorithm::KhatriRao { kc * mr } else { 0 };
-        // A row of FusedDot's blocks is a whole row of W, one of KhatriRao's a pass of the microkernel.
-        let staged = p.w_block().max(2 * p.table.nr * ld.max(ld_of(jc)));
-        Blocks { nc, kb, ic, jc, kc, ld, lengths: [nc * (ic + jc), nc * kb, products, staged] }
+        let staged = p.w_block().max(2 * p.table.nr * ld);
+        Blocks { nc, kb, ic, jc, kc, ld, lengths: [nc * (ic + jc), nc * kb, kc * mr, staged] }
     }
 }
 
-/// y = M(x, z) by `algorithm`, on so many threads.
+/// y = M(x, z) on so many threads.
 pub(crate) fn forward<T: Kernels>(
     p: &Problem<'_, T>,
     z: View<'_, T, 2>,
     x: View<'_, T, 2>,
-    mut y: ViewMut<'_, T, 2>,
-    algorithm: Algorithm,
+    to: Sink<T>,
     threads: usize,
 ) -> Result<()> {
-    let blocks = Blocks::new(p, algorithm, threads);
-    let strides = y.strides();
-    let to = Shared::new(y.as_mut_ptr());
+    let blocks = Blocks::new(p, threads);
     let (n_blocks, k_blocks) = (p.n.div_ceil(blocks.nc), p.k.div_ceil(blocks.kb));
     parallel::run(threads, n_blocks * k_blocks, |index| {
         let (n0, k0) = (index % n_blocks * blocks.nc, index / n_blocks * blocks.kb);
@@ -95,8 +88,8 @@ pub(crate) fn forward<T: Kernels>(
             // SAFETY: the scratch has the lengths that `Blocks` computed for these blocks, the operands' shapes
             // agree, and no other task has these rows and outputs of y.
             unsafe {
-                task.sum(z, x, algorithm);
-                y.write(to.get(), strides);
+                task.sum(z, x);
+                y.write(to);
             }
             Ok(())
         })
@@ -120,7 +113,7 @@ struct Task<'a, T: Kernels> {
 
 impl<T: Kernels> Task<'_, T> {
     /// Loops 4.
-    unsafe fn sum(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, algorithm: Algorithm) {
+    unsafe fn sum(&self, z: View<'_, T, 2>, x: View<'_, T, 2>) {
         let (p, y, kc) = (self.p, &self.y, self.blocks.kc);
         let x_blocks = parts(p.j, self.blocks.jc, p.table.lanes);
         let repack = x_blocks.clone().count() > 1;
@@ -139,56 +132,8 @@ impl<T: Kernels> Task<'_, T> {
                     if let (0, Some(v)) = (ib, p.v) {
                         y.add_product(Cube::matrix(v), j, self.xp, kc, self.staging);
                     }
-                    match (p.w, algorithm) {
-                        (None, _) => {}
-                        (Some(w), Algorithm::KhatriRao) => self.khatri_rao(w, i, j),
-                        (Some(w), _) => self.fused_dot(w, i, j),
-                    }
-                }
-            }
-        }
-    }
-
-    unsafe fn fused_dot(&self, w: Cube<'_, T>, i: Part, j: Part) {
-        let (table, y, ld) = (self.p.table, &self.y, ld_of(j.1));
-        let in_place = w.in_place();
-        let tiles = y.tiles().count();
-        let most = if in_place { self.p.w_block() / j.1.max(16) } else { self.staging.len / ld };
-        for (i0, rows) in parts(i.1, self.staging.len / ld, table.nr) {
-            for (k0, outs) in parts(y.k.1, most / rows.max(1), 1) {
-                let block = [(y.k.0 + k0, outs), (i.0 + i0, rows), (j.0, j.1)];
-                // SAFETY: the block is within W and the panels, and fits the staging.
-                unsafe {
-                    let (w, out_stride, row_stride) = w.stage(table, block, self.staging.buffer, ld);
-                    // Each pass brings the next tile's panels, and the passes together the next block of W, which
-                    // lies behind this one.
-                    let steps = outs * rows.div_ceil(table.nr) * j.1;
-                    let size = size_of::<T::Acc>();
-                    let step = |elements: usize, steps: usize| (elements * size).div_ceil(steps.max(1)).min(64);
-                    let mut ahead = Ahead {
-                        weights: w.wrapping_offset(outs as isize * out_stride),
-                        weights_step: if in_place { step(outs * rows * j.1, steps * tiles) } else { 0 },
-                        panels: self.zp.first,
-                        panels_step: if tiles > 1 { step(self.zp.distance, steps) } else { 0 },
-                    };
-                    for tile in y.tiles() {
-                        ahead.panels = self.zp.at(tile).wrapping_add(self.zp.distance);
-                        for (d0, depth) in parts(j.1, self.blocks.kc, table.lanes) {
-                            (table.arithmetic.fused_dot)(&FusedDot {
-                                x: self.xp.at(tile).add(d0 * tile.width),
-                                z: self.zp.at(tile).add(i0 * tile.width),
-                                y: y.sums_of(tile, k0),
-                                vectors: tile.vectors,
-                                w: w.add(d0),
-                                row_stride,
-                                out_stride,
-                                outs,
-                                rows,
-                                depth,
-                                ahead,
-                            });
-                            ahead = ahead.after(outs * rows.div_ceil(table.nr) * depth);
-                        }
+                    if let Some(w) = p.w {
+                        self.khatri_rao(w, i, j);
                     }
                 }
             }
@@ -228,6 +173,7 @@ impl<T: Kernels> Task<'_, T> {
                                 vectors: tile.vectors,
                                 b,
                                 b_stride,
+                                b_step: 1,
                                 rows: outs,
                                 depth: rows * columns,
                                 out: y.sums_of(tile, k0),
