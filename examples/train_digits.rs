@@ -14,8 +14,8 @@ mod common;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
-use clap::Parser;
+use anyhow::Result;
+use clap::{Parser, builder::RangedU64ValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
 use trilinear::{Context, Interaction, Tensor, View, Wanted, WantedFactors};
 
@@ -33,10 +33,10 @@ struct Args {
     #[arg(long, default_value_t = 60)]
     epochs: usize,
     /// Images in a batch
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = from_1_to(4096))]
     batch: usize,
     /// Components of W in CP form
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = from_1_to(4096))]
     rank: usize,
     /// Adam's rate
     #[arg(long, default_value_t = 0.01)]
@@ -44,16 +44,22 @@ struct Args {
     /// Decay of the weights, in units of the rate
     #[arg(long, default_value_t = 0.0)]
     decay: f32,
-    /// Splits into training and test images, the first seed and how many
+    /// Seed of the first split into images to train on and to test on, of the weights and of the batches
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    #[arg(long, default_value_t = 5)]
+    /// Splits, each with a seed of its own
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     splits: u64,
+    /// Threads that the interactions are computed with
     #[arg(long, default_value_t = 1)]
     threads: usize,
     /// The folder with the data
     #[arg(long, default_value = FOLDER)]
     folder: PathBuf,
+}
+
+fn from_1_to(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
 }
 
 #[derive(Clone, Copy)]
@@ -201,7 +207,6 @@ fn train(args: &Args, digits: &Digits, form: Form, seed: u64, bar: &ProgressBar)
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    ensure!(args.batch > 0 && args.splits > 0, "--batch and --splits must be positive");
     let digits = Digits::load(&args.folder)?;
     println!(
         "{:34} {:>7}  test accuracy, mean (smallest–largest) of {} splits  ms per epoch",

@@ -10,8 +10,8 @@ mod common;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
-use clap::{Parser, ValueEnum};
+use anyhow::Result;
+use clap::{Parser, ValueEnum, builder::RangedU64ValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
 use trilinear::Context;
 
@@ -35,7 +35,7 @@ struct Args {
     #[arg(long, value_enum)]
     model: Vec<Kind>,
     /// Components of CP, or features of an entity for RESCAL
-    #[arg(long)]
+    #[arg(long, value_parser = from_1_to(4096))]
     rank: Option<usize>,
     /// Passes over the training triples
     #[arg(long)]
@@ -47,16 +47,21 @@ struct Args {
     #[arg(long)]
     decay: Option<f32>,
     /// Heads whose triples are a batch
-    #[arg(long)]
+    #[arg(long, value_parser = from_1_to(4096))]
     heads: Option<usize>,
     /// Seed of the initial weights and of the order of batches
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Threads that the interactions are computed with
     #[arg(long, default_value_t = 1)]
     threads: usize,
     /// The folder with the data
     #[arg(long, default_value = FOLDER)]
     folder: PathBuf,
+}
+
+fn from_1_to(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
 }
 
 struct Settings {
@@ -99,7 +104,6 @@ fn train(args: &Args, data: &str, graph: &Graph, kind: Kind) -> Result<()> {
     let rank = args.rank.unwrap_or(default.rank);
     let epochs = args.epochs.unwrap_or(default.epochs);
     let heads = args.heads.unwrap_or(default.heads);
-    ensure!(rank > 0 && heads > 0, "--rank and --heads must be positive");
     let mut adam = Adam::new(args.rate.unwrap_or(default.rate), args.decay.unwrap_or(default.decay));
     let (mut random, context) = (Random(args.seed), Context::from_env()?.with_threads(args.threads)?);
     let (name, mut model): (_, Box<dyn Model>) = match kind {
