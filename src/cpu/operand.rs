@@ -1,6 +1,6 @@
 //! Weights as the kernels want them: rows of contiguous accumulators, in place where they are that already.
 
-use super::kernels::gather;
+use super::kernels::{Widened, gather};
 use super::simd::Kernels;
 use super::table::Table;
 use crate::View;
@@ -124,10 +124,14 @@ impl<'a, T: Kernels> Cube<'a, T> {
             match *self {
                 Cube::Stored(view) if sj == 1 => {
                     for k in 0..k.1 {
-                        for i in 0..i.1 {
-                            let row = offset + k as isize * sk + i as isize * si;
-                            (table.widen)(view.as_ptr().wrapping_offset(row), buffer.add(k * out_ld + i * ld), j.1);
-                        }
+                        (table.widen)(&Widened {
+                            from: view.as_ptr().wrapping_offset(offset + k as isize * sk),
+                            row_stride: si,
+                            rows: i.1,
+                            columns: j.1,
+                            to: buffer.add(k * out_ld),
+                            to_stride: ld,
+                        });
                     }
                 }
                 Cube::Stored(view) => {

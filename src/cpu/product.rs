@@ -308,9 +308,16 @@ impl<T: Kernels> Product<T> {
             for row in 0..gemm.rows {
                 let sums = std::slice::from_raw_parts(self.tile.add(row * width), used);
                 let to = to.offset(row, 0);
-                if contiguous && epilogue == Epilogue::Add {
-                    add_into(std::slice::from_raw_parts_mut(to.first, used), sums);
-                    continue;
+                match epilogue {
+                    Epilogue::Add if contiguous => {
+                        add_into(std::slice::from_raw_parts_mut(to.first, used), sums);
+                        continue;
+                    }
+                    Epilogue::Set if contiguous => {
+                        std::ptr::copy_nonoverlapping(sums.as_ptr(), to.first, used);
+                        continue;
+                    }
+                    _ => {}
                 }
                 for (column, &sum) in sums.iter().enumerate() {
                     let to = to.offset(0, column).first;

@@ -4,7 +4,7 @@
 //! among threads, the rows i are cut into parts of a fixed size, whose sums are added in order.
 
 use super::cache::parts;
-use super::kernels::{Fold, Stream, add_into, gather};
+use super::kernels::{Fold, Stream, Widened, add_into, gather};
 use super::operand::Cube;
 use super::output::{Place, Sink};
 use super::parallel::{self, Shared};
@@ -94,11 +94,12 @@ pub(crate) unsafe fn copy_rows<T: Kernels>(table: &Table<T>, from: View<'_, T, 2
     let ([rows, columns], [row_stride, column_stride]) = (from.shape(), from.strides());
     // SAFETY: rows and columns within the view; `to` has `rows` rows of `stride` ≥ `columns`.
     unsafe {
+        if column_stride == 1 {
+            (table.widen)(&Widened { from: from.as_ptr(), row_stride, rows, columns, to, to_stride: stride });
+        }
         for n in 0..rows {
             let (from, to) = (from.as_ptr().wrapping_offset(n as isize * row_stride), to.add(n * stride));
-            if column_stride == 1 {
-                (table.widen)(from, to, columns);
-            } else {
+            if column_stride != 1 {
                 for c in 0..columns {
                     *to.add(c) = (*from.wrapping_offset(c as isize * column_stride)).to_acc();
                 }

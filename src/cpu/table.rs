@@ -1,6 +1,6 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
-use super::kernels::{Combine, FormKhatriRao, Fused, Gemm, Pack, Stream, Unpack};
+use super::kernels::{Combine, FormKhatriRao, Fused, Gemm, OuterRows, Pack, Stream, Unpack, Widened};
 use super::simd::Kernels;
 
 /// The kernels that see accumulators only.
@@ -9,6 +9,7 @@ pub(crate) struct Arithmetic<A> {
     pub(crate) fused: unsafe fn(&Fused<A>),
     pub(crate) form_khatri_rao: unsafe fn(&FormKhatriRao<A>),
     pub(crate) outer: unsafe fn(z: &[A], x: *const A, columns: usize, to: *mut A),
+    pub(crate) outer_rows: unsafe fn(&OuterRows<A>),
     /// Panels of sums to a gradient or tangent.
     pub(crate) unpack: unsafe fn(&Unpack<A, A>),
     /// Independent FMAs, 12·LANES in each of so many rounds: what the peak is measured with.
@@ -29,7 +30,7 @@ pub(crate) struct Table<T: Kernels> {
     pub(crate) arithmetic: &'static Arithmetic<T::Acc>,
     pub(crate) pack: unsafe fn(&Pack<T, T::Acc>),
     pub(crate) unpack: unsafe fn(&Unpack<T, T::Acc>),
-    pub(crate) widen: unsafe fn(from: *const T, to: *mut T::Acc, len: usize),
+    pub(crate) widen: unsafe fn(&Widened<T, T::Acc>),
     pub(crate) stream: unsafe fn(&Stream<T, T::Acc>),
     pub(crate) combine: unsafe fn(&Combine<T, T::Acc>),
 }
@@ -53,9 +54,9 @@ macro_rules! table {
                 unsafe { kernels::unpack::<$simd, $storage>(args) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn widen(from: *const $storage, to: *mut A, len: usize) {
+            unsafe fn widen(args: &kernels::Widened<$storage, A>) {
                 // SAFETY: as above.
-                unsafe { kernels::widen::<$simd, $storage>(from, to, len) }
+                unsafe { kernels::widen::<$simd, $storage>(args) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn stream(args: &kernels::Stream<$storage, A>) {
@@ -112,6 +113,11 @@ macro_rules! arithmetic {
                 unsafe { kernels::outer::<$simd>(z, x, columns, to) }
             }
             $(#[target_feature(enable = $feature)])?
+            unsafe fn outer_rows(args: &kernels::OuterRows<A>) {
+                // SAFETY: as above.
+                unsafe { kernels::outer_rows::<$simd>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
             unsafe fn unpack(args: &kernels::Unpack<A, A>) {
                 // SAFETY: as above.
                 unsafe { kernels::unpack::<$simd, A>(args) }
@@ -126,7 +132,7 @@ macro_rules! arithmetic {
                 // SAFETY: as above.
                 unsafe { kernels::read::<$simd>(from, len) }
             }
-            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, unpack, peak, read }
+            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, outer_rows, unpack, peak, read }
         };
     };
 }

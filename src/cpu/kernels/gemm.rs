@@ -28,6 +28,8 @@ pub(crate) enum Fetch {
     Rows,
     /// The lanes: those that lie behind them, the next strip of a matrix.
     Lanes,
+    /// The result: the same rows of the strip that lies behind this one.
+    Out,
 }
 
 /// Operands of [`gemm`].
@@ -90,6 +92,17 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
                     panels_step: (g.a_stride as usize).wrapping_mul(size),
                     ..none
                 },
+                Fetch::Out => {
+                    let next = g.out.cast_const().wrapping_add(row * g.out_stride + MV * S::LANES);
+                    let step = g.out_stride.wrapping_mul(size);
+                    Ahead {
+                        weights: next,
+                        weights_step: step,
+                        panels: next.wrapping_byte_add(64),
+                        panels_step: step,
+                        ..none
+                    }
+                }
             };
             let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, (g.b_stride, g.b_step), &mut ahead);
             let out = g.out.wrapping_add(row * g.out_stride);

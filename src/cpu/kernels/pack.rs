@@ -116,21 +116,35 @@ pub(crate) unsafe fn pack<S: Widen<T>, T: Kernels<Acc = S::Acc>>(p: &Pack<T, S::
     }
 }
 
-/// `len` contiguous elements converted.
+/// Operands of [`widen`].
+pub(crate) struct Widened<T, A> {
+    /// Rows of contiguous elements.
+    pub(crate) from: *const T,
+    pub(crate) row_stride: isize,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) to: *mut A,
+    pub(crate) to_stride: usize,
+}
+
+/// Rows of contiguous elements converted.
 ///
 /// # Safety
 ///
 /// See [`super`].
 #[inline(always)]
-pub(crate) unsafe fn widen<S: Widen<T>, T: Kernels<Acc = S::Acc>>(from: *const T, to: *mut S::Acc, len: usize) {
+pub(crate) unsafe fn widen<S: Widen<T>, T: Kernels<Acc = S::Acc>>(w: &Widened<T, S::Acc>) {
     // SAFETY: the caller's contract.
     unsafe {
-        let whole = len / S::LANES * S::LANES;
-        for d in (0..whole).step_by(S::LANES) {
-            S::store(to.add(d), S::widen(from.add(d)));
-        }
-        for d in whole..len {
-            *to.add(d) = (*from.add(d)).to_acc();
+        let whole = w.columns / S::LANES * S::LANES;
+        for row in 0..w.rows {
+            let (from, to) = (w.from.wrapping_offset(row as isize * w.row_stride), w.to.add(row * w.to_stride));
+            for d in (0..whole).step_by(S::LANES) {
+                S::store(to.add(d), S::widen(from.add(d)));
+            }
+            for d in whole..w.columns {
+                *to.add(d) = (*from.add(d)).to_acc();
+            }
         }
     }
 }
@@ -165,6 +179,48 @@ pub(crate) unsafe fn form_khatri_rao<S: Simd>(f: &FormKhatriRao<S::Acc>) {
                     S::store(to, S::mul(z, S::load(f.x.add(j * f.width + lane))));
                     to = to.wrapping_add(f.width);
                 }
+            }
+        }
+    }
+}
+
+/// Operands of [`outer_rows`].
+pub(crate) struct OuterRows<A> {
+    /// Rows of the batch.
+    pub(crate) rows: usize,
+    /// Rows of `lefts` elements.
+    pub(crate) left: *const A,
+    pub(crate) left_stride: isize,
+    pub(crate) lefts: usize,
+    /// Rows of `rights` elements, and as many as complete the last vector.
+    pub(crate) right: *const A,
+    pub(crate) right_stride: isize,
+    pub(crate) rights: usize,
+    /// Rows of `lefts`·`rights` elements, and room for LANES more.
+    pub(crate) to: *mut A,
+    pub(crate) to_stride: usize,
+}
+
+/// The Khatri-Rao product of two matrices row by row, lanes over columns: to\[n\]\[l·R + r\] = left\[n\]\[l\] · right\[n\]\[r\],
+/// by whole vectors; what a row sticks out is overwritten by the next one, or lies behind the last.
+///
+/// # Safety
+///
+/// See [`super`].
+#[inline(always)]
+pub(crate) unsafe fn outer_rows<S: Simd>(o: &OuterRows<S::Acc>) {
+    // SAFETY: rows and columns as the operands say: the caller's contract.
+    unsafe {
+        for n in 0..o.rows {
+            let left = o.left.wrapping_offset(n as isize * o.left_stride);
+            let right = o.right.wrapping_offset(n as isize * o.right_stride);
+            let mut to = o.to.add(n * o.to_stride);
+            for l in 0..o.lefts {
+                let factor = S::splat(*left.add(l));
+                for r in (0..o.rights).step_by(S::LANES) {
+                    S::store(to.add(r), S::mul(factor, S::load(right.add(r))));
+                }
+                to = to.add(o.rights);
             }
         }
     }
