@@ -1,4 +1,5 @@
-//! `cargo bench --bench forward`: the forward pass on the named shapes, on one thread, with the baselines beside it.
+//! `cargo bench --bench forward`: the forward pass on the named shapes, on one thread, with the baselines beside it; and on
+//! a few of them the backward pass, all gradients in one call.
 //!
 //! Groups are `pass/form/preset/device/dtype`; in each, `trilinear` takes the weights as they are (training changes them
 //! every step) and `trilinear-prepared` packed ones. Shapes whose call takes longer than about half a second are left out;
@@ -7,16 +8,21 @@
 //! With `-- --test` everything runs once, and each baseline's result must equal ours: the data are multiples of ½ so
 //! small that every sum is exact.
 
-#[path = "../src/bin/trilinear/baselines.rs"]
+#[path = "../src/bin/trilinear/baselines/mod.rs"]
 mod baselines;
+#[path = "../src/bin/trilinear/work.rs"]
+#[allow(dead_code, reason = "what the command prints")]
+mod work;
 
 use std::time::Duration;
 
-use baselines::{Baselines, Operands, Shape, Weights};
+use baselines::{Baselines, Operands, Results, Weights};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use trilinear::presets::PRESETS;
-use trilinear::{Context, Device, Element, Interaction, Result, View, ViewMut, bf16, f16};
+use trilinear::{Context, Device, Element, Error, Gradient, Interaction, Result, View, ViewMut, bf16, f16};
+use trilinear::{Wanted, WantedFactors};
+use work::{Pass, Shape, Work};
 
 /// FLOPs of the largest call: about half a second of one core with vectors of 256 bits.
 const MOST: u64 = 16_000_000_000;
@@ -57,6 +63,10 @@ fn main() -> Result<()> {
         if shape.r.is_some() {
             bench.case::<f32>(&mut criterion, name, shape)?;
         }
+        if SHAPES.iter().any(|(small, _)| *small == name) || name == "chainer5205" {
+            bench.backward::<f32>(&mut criterion, name, full)?;
+            bench.backward::<f32>(&mut criterion, name, shape)?;
+        }
         if ["chainer5205", "256x128x128x128"].contains(&name) {
             bench.case::<f64>(&mut criterion, name, full)?;
         }
@@ -69,16 +79,6 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Multiply-adds count two.
-fn flops(Shape { n, rows, i, j, k, r }: Shape) -> u64 {
-    let multiply_adds = match r {
-        Some(r) => n * r * (i + rows * (j + k)),
-        None if rows > 1 => n * k * j * (i + rows),
-        None => n * k * i * j,
-    };
-    2 * multiply_adds as u64
-}
-
 struct Bench {
     context: Context,
     test: bool,
@@ -87,10 +87,7 @@ struct Bench {
 impl Bench {
     /// Ours and the baselines on one shape, unless it is too large.
     fn case<T: Baselines>(&self, criterion: &mut Criterion, name: &str, shape: Shape) -> Result<()> {
-        let flops = flops(shape);
-        if flops > if self.test { MOST_IN_TEST } else { MOST } {
-            return Ok(());
-        }
+        let Some(flops) = self.flops::<T>(Work::FORWARD, shape) else { return Ok(()) };
         let Shape { n, rows, i, j, k, r } = shape;
         let pass = if rows > 1 { "forward-shared" } else { "forward" };
         let form = if r.is_some() { "cp" } else { "dense" };
@@ -104,14 +101,8 @@ impl Bench {
             None => [data(k * i * j), Vec::new(), Vec::new()],
         };
         let [first, b, c] = &weights;
-        let (layer, weights) = match r {
-            Some(r) => {
-                let factors = [View::new(first, [k, r])?, View::new(b, [i, r])?, View::new(c, [j, r])?];
-                (Interaction::cp(factors[0], factors[1], factors[2])?, Weights::Cp { a: first, b, c })
-            }
-            None => (Interaction::dense(View::new(first, [k, i, j])?)?, Weights::Dense(first)),
-        };
-        let layer = layer.with_context(self.context);
+        let weights = if r.is_some() { Weights::Cp { a: first, b, c } } else { Weights::Dense(first) };
+        let layer = layer(weights, shape)?.with_context(self.context);
         let mut y = vec![T::default(); n * rows * k];
         let prepared = layer.prepare()?;
         for (id, layer) in [("trilinear", layer), ("trilinear-prepared", prepared.layer())] {
@@ -125,10 +116,13 @@ impl Bench {
             })?;
         }
         let ours = y.clone();
-        for mut baseline in T::baselines(shape, 1, MOST_BYTES) {
+        for mut baseline in T::baselines(Work::FORWARD, shape, 1, MOST_BYTES) {
             y.fill(T::default());
-            let operands = Operands { z: &z, x: &x, weights };
-            measure(&mut group, baseline.name, || baseline.run(operands, &mut y))?;
+            let operands = Operands { z: &z, x: &x, g: &[], weights };
+            measure(&mut group, baseline.name, || {
+                let [z, x, w, a, b, c] = std::array::from_fn(|_| Default::default());
+                baseline.run(operands, Results { y: &mut y, z, x, w, a, b, c })
+            })?;
             // A filter may have left out either.
             let ran = |y: &[T]| y.iter().any(|&value| value != T::default());
             if self.test && ran(&y) && ran(&ours) {
@@ -137,6 +131,81 @@ impl Bench {
         }
         group.finish();
         Ok(())
+    }
+
+    /// FLOPs of a call, unless they are too many.
+    fn flops<T: Element>(&self, work: Work, shape: Shape) -> Option<u64> {
+        let cost = work.cost(shape, [T::DTYPE.bytes(), T::Accumulator::DTYPE.bytes()]);
+        u64::try_from(cost.flops).ok().filter(|&flops| flops <= if self.test { MOST_IN_TEST } else { MOST })
+    }
+
+    /// dz, dx and those of the weights, by ours and the baselines.
+    fn backward<T: Baselines>(&self, criterion: &mut Criterion, name: &str, shape: Shape) -> Result<()> {
+        let work = Work { pass: Pass::Backward, ..Work::FORWARD };
+        let Some(flops) = self.flops::<T>(work, shape) else { return Ok(()) };
+        let Shape { n, i, j, k, r, .. } = shape;
+        let (z, x, g) = (data::<T>(n * i), data::<T>(n * j), data::<T>(n * k + 1));
+        let g = &g[1..]; // not the numbers of z or x
+        let lengths = match r {
+            Some(r) => [0, k * r, i * r, j * r],
+            None => [k * i * j, 0, 0, 0],
+        };
+        let [w, a, b, c] = lengths.map(data::<T>);
+        let weights = if r.is_some() { Weights::Cp { a: &a, b: &b, c: &c } } else { Weights::Dense(&w) };
+        let layer = layer(weights, shape)?.with_context(self.context);
+        let [lw, la, lb, lc] = lengths;
+        let mut gradients = [n * i, n * j, lw, la, lb, lc].map(|len| vec![T::Accumulator::default(); len]);
+        let call = |gradients: &mut [Vec<T::Accumulator>; 6]| {
+            let [dz, dx, dw, da, db, dc] = gradients;
+            let (cp, rank) = (r.is_some(), r.unwrap_or(0));
+            let factor = |to, rows| -> Result<_> {
+                Ok(if cp { Some(Gradient::write(ViewMut::new(to, [rows, rank])?)) } else { None })
+            };
+            let wanted = Wanted {
+                z: Some(Gradient::write(ViewMut::new(dz, [n, i])?)),
+                x: Some(Gradient::write(ViewMut::new(dx, [n, j])?)),
+                w: if cp { None } else { Some(Gradient::write(ViewMut::new(dw, [k, i, j])?)) },
+                cp: WantedFactors { a: factor(da, k)?, b: factor(db, i)?, c: factor(dc, j)?, lambda: None },
+                ..Wanted::default()
+            };
+            layer.backward_into(View::new(&z, [n, i])?, View::new(&x, [n, j])?, View::new(g, [n, k])?, wanted)
+        };
+        if let Err(Error::Unsupported { what }) = call(&mut gradients) {
+            eprintln!("backward/{name}: {what} are not computed yet");
+            return Ok(());
+        }
+        let form = if r.is_some() { "cp" } else { "dense" };
+        let mut group = criterion.benchmark_group(format!("backward/{form}/{name}/cpu/{}", T::DTYPE));
+        group.throughput(Throughput::Elements(flops)).sampling_mode(SamplingMode::Flat);
+        measure(&mut group, "trilinear", || call(&mut gradients))?;
+        let ours = gradients.clone();
+        for mut baseline in T::baselines(work, shape, 1, MOST_BYTES) {
+            let operands = Operands { z: &z, x: &x, g, weights };
+            gradients.iter_mut().for_each(|part| part.fill(T::Accumulator::default()));
+            measure(&mut group, baseline.name, || {
+                let [z, x, w, a, b, c] = &mut gradients;
+                baseline.run(operands, Results { y: &mut [], z, x, w, a, b, c })
+            })?;
+            // A filter may have left it out.
+            let ran = gradients[0].iter().any(|&value| value != T::Accumulator::default());
+            if self.test && ran {
+                assert!(gradients == ours, "{name}: {} and trilinear differ", baseline.name);
+            }
+        }
+        group.finish();
+        Ok(())
+    }
+}
+
+/// The layer of these weights.
+fn layer<'a, T: Element>(weights: Weights<'a, T>, shape: Shape) -> Result<Interaction<'a, T>> {
+    let Shape { i, j, k, r, .. } = shape;
+    match weights {
+        Weights::Dense(w) => Interaction::dense(View::new(w, [k, i, j])?),
+        Weights::Cp { a, b, c } => {
+            let r = r.unwrap_or(0);
+            Interaction::cp(View::new(a, [k, r])?, View::new(b, [i, r])?, View::new(c, [j, r])?)
+        }
     }
 }
 

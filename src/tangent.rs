@@ -94,7 +94,12 @@ impl<T: Element> Interaction<'_, T> {
         cpu::tangent(self, z, x, tangents, to)
     }
 
-    fn check_tangents(&self, z: &View<'_, T, 2>, x: &View<'_, T, 2>, tangents: &Tangents<'_, T>) -> Result<()> {
+    pub(crate) fn check_tangents(
+        &self,
+        z: &View<'_, T, 2>,
+        x: &View<'_, T, 2>,
+        tangents: &Tangents<'_, T>,
+    ) -> Result<()> {
         fn shape<T, const D: usize>(
             name: &'static str,
             tangent: &Option<View<'_, T, D>>,

@@ -6,8 +6,9 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use common::case::{Case, Destinations, Form, Operation, Options, Part, Set};
 use common::{Cp, Dense, levels};
-use trilinear::{Algorithm, Context, Device, Element, Interaction, Tensor, View, bf16};
+use trilinear::{Algorithm, Context, Device, Element, Gradient, Interaction, Saved, Tangents, Tensor, View, bf16};
 
 /// The system's allocator, counted.
 struct Counting;
@@ -188,6 +189,129 @@ fn large_batches() {
     assert!(bytes <= 2 * MOST, "two threads: {bytes} bytes");
 }
 
+/// Gradients and tangents into memory that exists, of layers of every form.
+fn gradients_repeated<T: Element>(threads: usize) {
+    let base = Context::new(Device::Cpu).unwrap().with_threads(threads).unwrap();
+    let sizes = [[1, 1, 16, 16, 16, 8], [70, 1, 40, 40, 12, 30], [7, 90, 20, 30, 40, 9], [600, 1, 9, 31, 16, 70]];
+    for &level in levels() {
+        let context = base.with_simd(level).unwrap();
+        for (sizes, form) in sizes.into_iter().flat_map(|sizes| Form::ALL.map(|form| (sizes, form))) {
+            let case = Case::<T>::uniform(form, sizes, 1);
+            let what = format!("{form:?} {sizes:?} {} {level}, {threads} threads", T::DTYPE);
+            let plain = sizes[1] == 1;
+            let case = if plain && sizes[2] == sizes[3] { case.tied() } else { case };
+            let laid = case.laid(0);
+            let mut operations = vec![Operation::Shared, Operation::Generate];
+            operations.extend(plain.then_some(Operation::Plain));
+            for operation in operations {
+                // All of them; the inputs' and the weights' alone, which may take other ways.
+                let inputs = Set::of(&[Part::Z, Part::X]);
+                for wanted in [Set::ALL, inputs, Set(!inputs.0), Set::of(&[Part::Tied])] {
+                    let options = Options { wanted, add: Set::of(&[Part::W]), ..Options::new(context) };
+                    warm_up(|| {
+                        laid.run(operation, context, &mut Destinations::new(&case, operation, &options), None).unwrap();
+                    });
+                    let mut to = Destinations::new(&case, operation, &options);
+                    let calls = repeated(|| laid.run(operation, context, &mut to, None).unwrap());
+                    assert_eq!(calls, 0, "gradients allocated: {operation:?} {wanted:?} {what}");
+                }
+            }
+            if plain {
+                saved_and_tangents_repeated(&case, context, &what);
+            }
+        }
+    }
+}
+
+fn saved_and_tangents_repeated<T: Element>(case: &Case<T>, context: Context, what: &str) {
+    let laid = case.laid(0);
+    let layer = laid.layer().with_context(context);
+    let (z, x) = (laid.z.view(), laid.plain_x());
+    let (n, k) = (case.sizes[0], case.sizes[4]);
+    let options = Options::new(context);
+    warm_up(|| {
+        let mut saved = Saved::default();
+        layer.forward_saving(z, x, &mut saved).unwrap();
+        let mut to = Destinations::new(case, Operation::Plain, &options);
+        laid.run(Operation::Plain, context, &mut to, Some(&saved)).unwrap();
+    });
+    let (mut saved, mut y) = (Saved::default(), Tensor::zeros([n, k]).unwrap());
+    let mut to = Destinations::new(case, Operation::Plain, &options);
+    let calls = repeated(|| {
+        layer.forward_saving_into(z, x, y.view_mut(), &mut saved).unwrap();
+        laid.run(Operation::Plain, context, &mut to, Some(&saved)).unwrap();
+    });
+    assert_eq!(calls, 0, "saved activations allocated: {what}");
+    let moved = tangents(&laid);
+    warm_up(|| drop(layer.tangent(z, x, &moved).unwrap()));
+    let mut to = Tensor::zeros([n, k]).unwrap();
+    let calls = repeated(|| layer.tangent_into(z, x, &moved, Gradient::write(to.view_mut())).unwrap());
+    assert_eq!(calls, 0, "tangent_into allocated: {what}");
+}
+
+/// Every operand moves, along itself.
+fn tangents<'a, T: Element>(laid: &'a common::case::Laid<'_, T>) -> Tangents<'a, T> {
+    let cp = laid.case.form.is_cp();
+    let [a, b, c] = laid.factors.each_ref().map(|factor| cp.then(|| factor.view()));
+    Tangents {
+        z: Some(laid.z.view()),
+        x: Some(laid.plain_x()),
+        w: (laid.case.form == Form::Dense).then(|| laid.w.view()),
+        u: Some(laid.u.view()),
+        v: Some(laid.v.view()),
+        b: Some(laid.b.view()),
+        cp_a: a,
+        cp_b: b,
+        cp_c: c,
+        lambda: (laid.case.form == Form::CpLambda).then(|| laid.lambda.view()),
+    }
+}
+
+/// Scratch of gradients and tangents on a fresh thread: a few MiB, and no more for four times the batch. (Blocks are cut
+/// evenly, so that it varies a little.)
+fn gradients_of_large_batches() {
+    let serial = Context::new(Device::Cpu).unwrap().with_threads(1).unwrap();
+    let [i, j, k, r] = [64, 48, 16, 64];
+    let growths = [
+        (Operation::Plain, [[2000, 1], [8000, 1]]),
+        (Operation::Shared, [[500, 4], [2000, 4]]),
+        (Operation::Shared, [[4, 500], [4, 2000]]),
+        (Operation::Generate, [[500, 1], [2000, 1]]),
+    ];
+    for (operation, batches) in growths {
+        for form in Form::ALL {
+            let inputs = Set::of(&[Part::Z, Part::X]);
+            for wanted in [Set::ALL, inputs, Set(!inputs.0)] {
+                let options = Options { wanted, ..Options::new(serial) };
+                let bytes = batches.map(|[groups, rows]| {
+                    let case = Case::<f32>::uniform(form, [groups, rows, i, j, k, r], 1);
+                    let laid = case.laid(0);
+                    let mut to = Destinations::new(&case, operation, &options);
+                    on_a_fresh_thread(|| peak(|| laid.run(operation, serial, &mut to, None).unwrap()))
+                });
+                assert_bytes(bytes, &format!("{operation:?} {batches:?} {form:?} {wanted:?}"));
+            }
+        }
+    }
+    for form in Form::ALL {
+        let bytes = [2000, 8000].map(|n| {
+            let case = Case::<f32>::uniform(form, [n, 1, i, j, k, r], 1);
+            let laid = case.laid(0);
+            let (z, x, moved) = (laid.z.view(), laid.x.view(), tangents(&laid));
+            let mut to = Tensor::zeros([n, k]).unwrap();
+            let layer = laid.layer().with_context(serial);
+            let mut call = || layer.tangent_into(z, x, &moved, Gradient::write(to.view_mut())).unwrap();
+            on_a_fresh_thread(|| peak(&mut call))
+        });
+        assert_bytes(bytes, &format!("tangent, {form:?}"));
+    }
+}
+
+fn assert_bytes([few, many]: [usize; 2], what: &str) {
+    assert!(few.max(many) <= MOST, "{what}: {few} and {many} bytes");
+    assert!(many <= few + few / 4, "{what}: {few} bytes for a batch, {many} for four times that");
+}
+
 fn on_a_fresh_thread(work: impl FnOnce() -> usize + Send) -> usize {
     std::thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
@@ -195,12 +319,16 @@ fn on_a_fresh_thread(work: impl FnOnce() -> usize + Send) -> usize {
 #[test]
 fn allocations() {
     large_batches();
+    gradients_of_large_batches();
     all_repeated::<f32>(1);
     all_repeated::<bf16>(1);
     all_repeated::<f64>(1);
+    gradients_repeated::<f32>(1);
+    gradients_repeated::<bf16>(1);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     pool.install(|| {
         all_repeated::<f32>(2);
         all_repeated::<bf16>(2);
+        gradients_repeated::<f32>(2);
     });
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::layout::{Embedded, Layout};
-use common::{Cp, Dense, Random, assert_close, assert_exact, assert_same, contexts, levels};
+use common::{Dense, Random, assert_close, assert_exact, assert_same, contexts, levels};
 use proptest::prelude::*;
 use trilinear::{Context, Device, Element, Error, Gradient, Gradients, Interaction, Tensor, View, Wanted, reference};
 
@@ -288,8 +288,4 @@ fn errors() {
     let wanted = Wanted { w: Some(Gradient::write(dw.view_mut())), ..Wanted::default() };
     let error = layer.backward_into(data.z(), data.x(), g, wanted).unwrap_err();
     assert_eq!(error, Error::Shape { operand: "dw", axis: "z features", expected: 3, actual: 5 });
-    let cp = Cp::<f32>::uniform([4, 3, 5, 2, 6], 1);
-    let error = cp.layer().backward(cp.rest.z(), cp.rest.x(), g).unwrap_err();
-    assert_eq!(error, Error::Unsupported { what: "gradients of CP weights" });
-    assert_eq!(error.to_string(), "gradients of CP weights are not computed by this version");
 }

@@ -4,8 +4,8 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::for_each_way;
-use trilinear::{Element, Interaction, View, reference};
+use common::{contexts, for_each_way};
+use trilinear::{Element, Gradients, Interaction, Tensor, View, reference};
 
 const FIXTURE: &str = include_str!("fixtures/pytorch.txt");
 
@@ -21,15 +21,18 @@ fn parse(text: &str) -> f64 {
     sign * digits as f64 * 2f64.powi(power.parse::<i32>().unwrap() - 4 * fraction.len() as i32)
 }
 
-/// The cases of one dtype.
-fn cases<T: Element>(dtype: &str) -> Vec<(String, HashMap<String, Array<T>>)> {
-    let mut cases: Vec<(String, HashMap<String, Array<T>>)> = Vec::new();
+/// Arrays by name.
+type Arrays<T> = HashMap<String, Array<T>>;
+
+/// The cases of one dtype, those with gradients or those without.
+fn cases<T: Element>(dtype: &str, gradients: bool) -> Vec<(String, Arrays<T>)> {
+    let mut cases: Vec<(String, Arrays<T>)> = Vec::new();
     let mut wanted = false;
     for line in FIXTURE.lines().filter(|line| !line.starts_with('#')) {
         let mut words = line.split_whitespace();
         let (name, shape) = (words.next().unwrap(), words.next().unwrap());
         if name == "case" {
-            wanted = words.next() == Some(dtype);
+            wanted = words.next() == Some(dtype) && shape.ends_with("-gradients") == gradients;
             if wanted {
                 cases.push((shape.into(), HashMap::new()));
             }
@@ -47,18 +50,26 @@ fn view<T, const D: usize>((shape, values): &Array<T>) -> View<'_, T, D> {
     View::new(values, shape.clone().try_into().unwrap()).unwrap()
 }
 
+fn layer<T: Element>(arrays: &Arrays<T>) -> Interaction<'_, T> {
+    let layer = match arrays.get("w") {
+        Some(w) => Interaction::dense(view(w)).unwrap(),
+        None => Interaction::cp(view(&arrays["A"]), view(&arrays["B"]), view(&arrays["C"])).unwrap(),
+    };
+    let layer = arrays.get("u").map_or(Ok(layer), |u| layer.with_u(view(u))).unwrap();
+    let layer = arrays.get("v").map_or(Ok(layer), |v| layer.with_v(view(v))).unwrap();
+    let layer = arrays.get("b").map_or(Ok(layer), |b| layer.with_b(view(b))).unwrap();
+    arrays.get("lambda").map_or(Ok(layer), |lambda| layer.with_lambda(view(lambda))).unwrap()
+}
+
 /// Two results that each keep the bound differ by at most twice the bound.
 fn check<T: Element>(dtype: &str) {
-    let cases = cases::<T>(dtype);
+    let cases = cases::<T>(dtype, false);
     assert_eq!(cases.len(), 4);
     for (name, arrays) in &cases {
-        let layer = match arrays.get("w") {
-            Some(w) => Interaction::torch_bilinear(view(w), arrays.get("b").map(view)).unwrap(),
-            None => Interaction::cp(view(&arrays["A"]), view(&arrays["B"]), view(&arrays["C"])).unwrap(),
+        let layer = match (arrays.get("w"), arrays.get("u")) {
+            (Some(w), None) => Interaction::torch_bilinear(view(w), arrays.get("b").map(view)).unwrap(),
+            _ => layer(arrays),
         };
-        let layer = arrays.get("u").map_or(Ok(layer), |u| layer.with_u(view(u))).unwrap();
-        let layer = arrays.get("v").map_or(Ok(layer), |v| layer.with_v(view(v))).unwrap();
-        let layer = arrays.get("lambda").map_or(Ok(layer), |lambda| layer.with_lambda(view(lambda))).unwrap();
         let (z, x) = (view(&arrays["z"]), view(&arrays["x"]));
         let exact = reference::forward(&layer, z, x).unwrap();
         let expected: View<'_, T, 2> = view(&arrays["y"]);
@@ -73,14 +84,53 @@ fn check<T: Element>(dtype: &str) {
     }
 }
 
+/// The gradients of autograd, all of them, with their own bounds.
+fn check_gradients<T: Element<Accumulator = T>>(dtype: &str) {
+    let cases = cases::<T>(dtype, true);
+    assert_eq!(cases.len(), 2);
+    for (name, arrays) in &cases {
+        let layer = layer(arrays);
+        let (z, x, g) = (view(&arrays["z"]), view(&arrays["x"]), view(&arrays["g"]));
+        let exact = reference::backward(&layer, z, x, g).unwrap();
+        for context in contexts() {
+            let Gradients { z, x, w, u, v, b, cp } = layer.with_context(context).backward(z, x, g).unwrap();
+            let mut parts = vec![
+                ("dz", Some(z.into_vec()), &exact.z),
+                ("dx", Some(x.into_vec()), &exact.x),
+                ("dw", w.map(Tensor::into_vec), &exact.w),
+                ("du", u.map(Tensor::into_vec), &exact.u),
+                ("dv", v.map(Tensor::into_vec), &exact.v),
+                ("db", b.map(Tensor::into_vec), &exact.b),
+            ];
+            if let (Some(cp), Some(exact)) = (cp, &exact.cp) {
+                let factors = [("dA", cp.a, &exact.a), ("dB", cp.b, &exact.b), ("dC", cp.c, &exact.c)];
+                parts.extend(factors.map(|(name, found, exact)| (name, Some(found.into_vec()), exact)));
+                parts.push(("dlambda", cp.lambda.map(Tensor::into_vec), &exact.lambda));
+            }
+            assert_eq!(parts.iter().filter(|(_, found, _)| found.is_some()).count(), arrays.len() / 2);
+            for (part, found, exact) in parts {
+                let Some(found) = found else { continue };
+                let (_, torch) = &arrays[part];
+                assert_eq!(found.len(), torch.len(), "{name} {part}");
+                for (index, (found, torch)) in found.iter().zip(torch).enumerate() {
+                    let (error, bound) = ((found.to_f64() - torch.to_f64()).abs(), exact.error_bound(T::DTYPE, index));
+                    assert!(error <= 2.0 * bound, "{name} {part} {} {index}: {found} and {torch}", context.simd());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn f32() {
     check::<f32>("float32");
+    check_gradients::<f32>("float32");
 }
 
 #[test]
 fn f64() {
     check::<f64>("float64");
+    check_gradients::<f64>("float64");
 }
 
 #[test]

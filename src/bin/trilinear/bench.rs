@@ -4,7 +4,6 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use trilinear::{Algorithm, Context, DType, Device, SimdLevel, machine};
@@ -12,6 +11,7 @@ use trilinear::{Algorithm, Context, DType, Device, SimdLevel, machine};
 use crate::cases::{self, Form, Sizes};
 use crate::measure::{self, Job, Measured, Settings};
 use crate::report::{self, Row};
+use crate::work::{Pass, Which, Work};
 use crate::{host, plots};
 
 const EXAMPLES: &str = "\
@@ -21,13 +21,23 @@ Examples:
   trilinear bench --preset mimic --threads 1,all     one named shape, on one thread and on all
   trilinear bench --shape 256,128,128,128,32         sizes of your own, dense and CP of rank 32
   trilinear bench --dtype f32,bf16 --prepared        two storage types; weights packed once as well
+  trilinear bench --goals --pass both                forward and backward in one call, with the goals for it
+  trilinear bench --pass backward --gradient z,x,w   each gradient on its own
+  trilinear bench --form cp --pass both --saved      zB and xC kept by the forward pass
   trilinear bench --json > rows.jsonl                an object for each row
   trilinear bench --quick --save report.html         tables and plots in one file
 
 Of each row, the floor is the larger of its FLOPs over the peak, and the bytes that it must move over the read
-bandwidth, both measured in the same run on as many threads; the fraction is the floor over the time. FLOPs count
-2·N·I·J·K (dense) and 2·N·R·(I+J+K) (CP). Times are medians of repetitions that take turns with the baselines'.
-Every result is checked before it is timed.";
+bandwidth, both measured in the same run on as many threads; the fraction is the floor over the time. Times are medians
+of repetitions that take turns with the baselines'. Every result is checked before it is timed.
+
+FLOPs are counted nominally, by the contractions that each result is defined by, however it is computed:
+  dense  2·N·I·J·K forward and for each of dz, dx and dW: 6·N·I·J·K backward, 8·N·I·J·K both
+  CP     2·N·R·(I+J+K) forward, 4·N·R·(I+J+K) backward, and in a backward pass without --saved 2·N·R·(I+J) more for zB
+         and xC, which it computes again; in the JSON these are `recomputed_flops`, a part of `flops`, and
+         `nominal_fraction` is the fraction without them
+A gradient on its own counts the contractions that it needs. Of a shared context, z is contracted first.
+Bytes are those of the operands read once and of the results written once.";
 
 /// Options of `bench`.
 #[derive(clap::Args)]
@@ -45,6 +55,13 @@ pub(crate) struct Args {
     /// What to compute
     #[arg(long, value_enum, default_value_t = Pass::Forward)]
     pass: Pass,
+    /// Gradients of --pass backward or both, comma-separated or repeated: a row for each. `all` is one call for all of
+    /// them, `w` those of the weights (dW, or dA, dB and dC) [default: all]
+    #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',')]
+    gradient: Vec<Which>,
+    /// CP keeps zB and xC of the forward pass for the backward pass, in place of computing them again
+    #[arg(long)]
+    saved: bool,
     /// Storage types, comma-separated or repeated: f32, f64, f16, bf16
     #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "f32", value_parser = parse_dtype)]
     dtype: Vec<DType>,
@@ -82,16 +99,6 @@ pub(crate) struct Args {
 
 /// `--quick` skips what has more FLOPs.
 const QUICK_FLOPS: u128 = 5_000_000_000;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Pass {
-    /// y of z and x
-    Forward,
-    /// The gradients (not in this version)
-    Backward,
-    /// Forward and gradients (not in this version)
-    Both,
-}
 
 pub(crate) fn parse_dtype(text: &str) -> Result<DType> {
     [DType::F32, DType::F64, DType::F16, DType::Bf16]
@@ -136,11 +143,9 @@ fn context(device: Option<Device>) -> Result<Context> {
 
 /// Measures and reports.
 pub(crate) fn run(args: Args) -> Result<()> {
-    if args.pass != Pass::Forward {
-        bail!("the backward pass comes with the gradients, which this version does not have; use --pass forward");
-    }
+    let works = works(&args)?;
     let cases = match args.goals {
-        true => cases::goals(args.form),
+        true => cases::goals(args.form, args.pass),
         false => cases::chosen(&args.preset, &args.shape, args.form)?,
     };
     let context = context(args.device)?;
@@ -161,25 +166,27 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if !args.json {
         writeln!(std::io::stdout(), "{machine}")?;
     }
-    let bar = ProgressBar::new((cases.len() * dtypes.len() * jobs.len()) as u64);
+    let bar = ProgressBar::new((cases.len() * works.len() * dtypes.len() * jobs.len()) as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({elapsed})")?);
     let mut rows = Vec::new();
     let mut skipped = Vec::new();
-    for case in &cases {
+    for (case, work) in cases.iter().flat_map(|case| works.iter().map(move |work| (case, work))) {
+        let work = Work { tied: case.tied, ..*work };
         for &dtype in &dtypes {
             for (threads, pool) in &jobs {
-                let label = format!("{} {} {dtype} on {threads} thread(s)", case.label(), case.form);
+                let (name, form, pass) = (case.label(), case.form, work.label());
+                let label = format!("{name} {form} {pass} {dtype} on {threads} thread(s)");
                 bar.set_message(label.clone());
                 let plain = context.with_threads(*threads)?;
                 let forced = args.algorithm.map_or(plain, |algorithm| plain.with_algorithm(algorithm));
-                let job = Job { case: *case, threads: *threads, context: forced, plain };
+                let job = Job { case: *case, work, threads: *threads, context: forced, plain };
                 let measured = match args.quick && is_long(&job)? {
                     true => Measured::Skipped("it is over 5 GFLOP, and --quick was given".into()),
                     false => pool.install(|| measure::row_in(dtype, &job, settings))?,
                 };
                 match measured {
                     Measured::Row(outcome) => {
-                        for row in Row::of(*case, dtype, *threads, &outcome) {
+                        for row in Row::of(&job, dtype, &outcome) {
                             if args.json {
                                 bar.suspend(|| writeln!(std::io::stdout(), "{}", row.json()))?;
                             }
@@ -210,6 +217,21 @@ pub(crate) fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// What each case is measured with.
+fn works(args: &Args) -> Result<Vec<Work>> {
+    match args.pass {
+        Pass::Forward if !args.gradient.is_empty() => bail!("--gradient needs --pass backward or --pass both"),
+        Pass::Forward if args.saved => bail!("--saved needs --pass backward or --pass both"),
+        Pass::Backward if args.algorithm.is_some() => {
+            bail!("--algorithm is one of the forward pass: use it with --pass forward or --pass both")
+        }
+        _ => {}
+    }
+    let which = if args.gradient.is_empty() { vec![Which::All] } else { dedup(&args.gradient) };
+    let work = |which| Work { pass: args.pass, which, saved: args.saved, ..Work::FORWARD };
+    Ok(which.into_iter().map(work).collect())
+}
+
 /// Each value once, in the order given.
 fn dedup<V: Copy + PartialEq>(values: &[V]) -> Vec<V> {
     let mut unique = Vec::new();
@@ -224,7 +246,7 @@ fn dedup<V: Copy + PartialEq>(values: &[V]) -> Vec<V> {
 /// Whether `--quick` skips it; what does not fit in the address space has a better reason to be skipped.
 fn is_long(job: &Job) -> Result<bool> {
     match job.case.plan::<f32>(job.plain) {
-        Ok(plan) => Ok(plan.flops > QUICK_FLOPS),
+        Ok(_) => Ok(job.work.cost(job.case.shape, [4, 4]).flops > QUICK_FLOPS),
         Err(trilinear::Error::TooLarge { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }

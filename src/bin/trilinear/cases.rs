@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use trilinear::presets::{self, PRESETS, Preset};
 use trilinear::{DType, Element, Interaction, Plan, View};
 
-use crate::baselines::Shape;
+use crate::work::{Pass, Shape, Work};
 
 /// How W is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -90,8 +90,11 @@ const CP_GOALS: [([usize; 5], f64); 6] = [
     ([16384, 64, 64, 64, 16], 0.85),
 ];
 
+/// Of forward and backward together: presets that are not in the tables above.
+const BOTH_GOALS: [&str; 2] = ["chainer5205", "torch6110"];
+
 /// The calls that the design sets goals for.
-pub(crate) fn goals(form: Option<Form>) -> Vec<Case> {
+pub(crate) fn goals(form: Option<Form>, pass: Pass) -> Vec<Case> {
     let dense = DENSE_GOALS.iter().map(|&([n, i, j, k], goal)| (Sizes { n, i, j, k, r: None }, goal));
     let cp = CP_GOALS.iter().map(|&([n, i, j, k, r], goal)| (Sizes { n, i, j, k, r: Some(r) }, goal));
     dense
@@ -100,6 +103,10 @@ pub(crate) fn goals(form: Option<Form>) -> Vec<Case> {
             let form = if sizes.r.is_some() { Form::Cp } else { Form::Dense };
             Case { goal: Some(goal), ..Case::of(sizes, form) }
         })
+        .chain(BOTH_GOALS.iter().filter(|_| pass == Pass::Both).filter_map(|name| {
+            let case = Case::of_preset(presets::find(name)?, Some(Form::Dense)).pop()?;
+            Some(Case { goal: Some(0.75), ..case })
+        }))
         .filter(|case| form.is_none_or(|form| form == case.form))
         .collect()
 }
@@ -158,6 +165,19 @@ impl Case {
             .collect()
     }
 
+    /// The fraction of the floor to reach with this work, of a case that has a goal for the forward pass.
+    pub(crate) fn goal_of(&self, work: Work) -> Option<f64> {
+        let forward = self.goal?;
+        Some(match work.pass {
+            Pass::Forward => forward,
+            // Bound by bandwidth.
+            _ if self.shape.n == 1 => 0.90,
+            _ if self.form == Form::Cp => 0.80,
+            Pass::Both if self.preset.is_some() => forward,
+            _ => 0.85,
+        })
+    }
+
     /// For people: the preset's name and the sizes.
     pub(crate) fn label(&self) -> String {
         let Shape { n, rows, i, j, k, r } = self.shape;
@@ -167,19 +187,37 @@ impl Case {
         format!("{name}{n},{i},{j},{k}{rank}")
     }
 
-    /// Elements of each operand of one call: z, x, the weights (W, or A, B, C), y. `None` if one is too many to address.
-    pub(crate) fn elements(&self) -> Option<Lengths> {
+    /// Elements of the operands and results of one call. `None` if one is too large to address.
+    pub(crate) fn elements(&self, work: Work) -> Option<Lengths> {
         let Shape { n, rows, i, j, k, r } = self.shape;
+        let total = n.checked_mul(rows)?;
+        let (z, x, y) = (n.checked_mul(i)?, total.checked_mul(j)?, total.checked_mul(k)?);
         let weights = match r {
             None => [k.checked_mul(i)?.checked_mul(j)?, 0, 0],
             Some(r) => [k.checked_mul(r)?, i.checked_mul(r)?, j.checked_mul(r)?],
         };
-        let total = n.checked_mul(rows)?;
-        let x = if self.tied { 0 } else { total.checked_mul(j)? };
-        Some(Lengths { z: n.checked_mul(i)?, x, weights, y: total.checked_mul(k)? })
+        let of = |wanted, len| if wanted { len } else { 0 };
+        let parts = work.parts(self.shape);
+        let [w0, w1, w2] = weights;
+        Some(Lengths {
+            z,
+            x: of(!self.tied, x),
+            weights,
+            g: of(work.backward(), y),
+            y: of(work.forward(), y),
+            gradients: [
+                of(parts.z, z),
+                of(parts.x && !work.sums_inputs(self.shape), x),
+                of(parts.w, w0),
+                of(parts.a, w0),
+                of(parts.b, w1),
+                of(parts.c, w2),
+            ],
+            saved: of(work.saved, n.checked_add(total)?.checked_mul(r.unwrap_or(0))?),
+        })
     }
 
-    /// What a call will do: its FLOPs and the bytes that it must move, before any operand is there.
+    /// What a forward call will do, before any operand is there.
     pub(crate) fn plan<T: Element>(&self, context: trilinear::Context) -> trilinear::Result<Plan> {
         let Shape { n, rows, i, j, k, r } = self.shape;
         // One element seen as the whole of W.
@@ -190,11 +228,7 @@ impl Case {
             Some(r) => Interaction::cp(matrix(k, r)?, matrix(i, r)?, matrix(j, r)?)?,
         }
         .with_context(context);
-        let mut plan = if rows > 1 { layer.plan_shared(n, rows) } else { layer.plan(n) }?;
-        if self.tied {
-            plan.bytes -= (n as u128) * (j as u128) * (T::DTYPE.bytes() as u128);
-        }
-        Ok(plan)
+        if rows > 1 { layer.plan_shared(n, rows) } else { layer.plan(n) }
     }
 }
 
@@ -205,14 +239,27 @@ pub(crate) struct Lengths {
     /// 0 if tied.
     pub(crate) x: usize,
     pub(crate) weights: [usize; 3],
+    /// 0 without gradients.
+    pub(crate) g: usize,
+    /// 0 of a backward pass.
     pub(crate) y: usize,
+    /// dz, dx, dW, dA, dB and dC; 0 for those that are not wanted.
+    pub(crate) gradients: [usize; 6],
+    /// P and Q, if they are kept.
+    pub(crate) saved: usize,
 }
 
 impl Lengths {
-    /// Bytes of all of them.
-    pub(crate) fn bytes(&self, dtype: DType) -> u128 {
-        let rest: u128 = [self.z, self.x, self.y].into_iter().map(|elements| elements as u128).sum();
-        self.weight_bytes(dtype) + rest * dtype.bytes() as u128
+    /// Bytes of all of them, where sums are kept in elements of so many bytes.
+    pub(crate) fn bytes(&self, dtype: DType, accumulator: DType) -> u128 {
+        let inputs = [self.z, self.x, self.g].into_iter().map(|elements| elements as u128).sum::<u128>();
+        self.weight_bytes(dtype) + inputs * dtype.bytes() as u128 + self.result_bytes(dtype, accumulator)
+    }
+
+    /// Bytes of the results.
+    pub(crate) fn result_bytes(&self, dtype: DType, accumulator: DType) -> u128 {
+        let gradients = self.gradients.into_iter().chain([self.saved]).map(|elements| elements as u128).sum::<u128>();
+        self.y as u128 * dtype.bytes() as u128 + gradients * accumulator.bytes() as u128
     }
 
     /// Bytes of the weights.

@@ -9,12 +9,15 @@ mod bench;
 mod cases;
 mod check;
 mod devices;
+mod exact;
 mod formats;
 mod host;
 mod measure;
+mod operands;
 mod plots;
 mod report;
 mod run;
+mod work;
 
 /// Multiplicative interactions y = zᵀWx + zᵀU + Vx + b on this machine.
 #[derive(Parser)]

@@ -31,7 +31,7 @@ table{border-collapse:collapse;font-size:13px}td,th{padding:3px 9px;border-botto
 /// The whole file.
 pub(crate) fn html(machine: &str, rows: &[Row], skipped: &[String]) -> Result<String> {
     let mut body = String::new();
-    writeln!(body, "<h1>trilinear: forward pass</h1>\n<pre>{}</pre>", escape(machine))?;
+    writeln!(body, "<h1>trilinear bench</h1>\n<pre>{}</pre>", escape(machine))?;
     let mut groups: Vec<(DType, usize)> = Vec::new();
     for row in rows {
         if !groups.contains(&(row.dtype, row.threads)) {
@@ -63,7 +63,7 @@ fn escape(text: &str) -> String {
 }
 
 fn table(rows: &[Row]) -> Result<String> {
-    let goals = rows.iter().any(|row| row.case.goal.is_some());
+    let goals = rows.iter().any(|row| row.goal.is_some());
     let mut html = String::from("<div class=\"table\"><table>\n");
     let mut line = |tag: &str, cells: &mut dyn Iterator<Item = String>| {
         let cells: String = cells.map(|cell| format!("<{tag}>{}</{tag}>", escape(&cell))).collect();

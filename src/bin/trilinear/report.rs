@@ -6,24 +6,29 @@ use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Style};
 use trilinear::{DType, Device};
 
-use crate::baselines::Shape;
 use crate::cases::Case;
-use crate::measure::{Outcome, Time};
+use crate::measure::{Job, Outcome, Time};
+use crate::work::{Pass, Shape, Work};
 
 /// A line of the report.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) case: Case,
+    pub(crate) work: Work,
+    pub(crate) goal: Option<f64>,
     pub(crate) dtype: DType,
     pub(crate) threads: usize,
     pub(crate) device: Device,
     pub(crate) prepared: bool,
     pub(crate) kernel: &'static str,
-    pub(crate) algorithm: String,
+    /// Of the forward pass, if there is one in the call.
+    pub(crate) algorithm: Option<String>,
     /// Of a call: the median, and the fastest sample.
     pub(crate) seconds: f64,
     pub(crate) fastest: f64,
     pub(crate) flops: f64,
+    /// Those of them that are for what a forward pass has computed before.
+    pub(crate) recomputed: f64,
     pub(crate) bytes: f64,
     /// FLOP/s.
     pub(crate) peak: f64,
@@ -34,19 +39,22 @@ pub(crate) struct Row {
 
 impl Row {
     /// The lines of an outcome: one, or two with prepared weights.
-    pub(crate) fn of(case: Case, dtype: DType, threads: usize, outcome: &Outcome) -> Vec<Row> {
+    pub(crate) fn of(job: &Job, dtype: DType, outcome: &Outcome) -> Vec<Row> {
         let row = |Time { median, fastest }, prepared| Row {
-            case,
+            case: job.case,
+            work: job.work,
+            goal: job.case.goal_of(job.work),
             dtype,
-            threads,
+            threads: job.threads,
             device: outcome.plan.device,
             prepared,
             kernel: outcome.plan.kernel,
-            algorithm: outcome.plan.algorithm.to_string(),
+            algorithm: job.work.forward().then(|| outcome.plan.algorithm.to_string()),
             seconds: median,
             fastest,
-            flops: outcome.plan.flops as f64,
-            bytes: outcome.plan.bytes as f64,
+            flops: outcome.cost.flops as f64,
+            recomputed: outcome.cost.recomputed as f64,
+            bytes: outcome.cost.bytes as f64,
             peak: outcome.peak,
             bandwidth: outcome.bandwidth,
             baselines: outcome.baselines.clone(),
@@ -54,9 +62,14 @@ impl Row {
         std::iter::once(row(outcome.ours, false)).chain(outcome.prepared.map(|time| row(time, true))).collect()
     }
 
-    /// The time below which no program can compute this here.
+    /// The time below which its FLOPs cannot be done here, nor its bytes moved.
     pub(crate) fn floor(&self) -> f64 {
         (self.flops / self.peak).max(self.bytes / self.bandwidth)
+    }
+
+    /// The fraction without the FLOPs of what is computed again.
+    pub(crate) fn nominal_fraction(&self) -> f64 {
+        ((self.flops - self.recomputed) / self.peak).max(self.bytes / self.bandwidth) / self.seconds
     }
 
     /// What makes the floor.
@@ -89,7 +102,10 @@ impl Row {
             self.baselines.iter().map(|(name, seconds)| json!({ "name": name, "seconds": seconds })).collect();
         json!({
             "preset": self.case.preset,
-            "pass": "forward",
+            "pass": self.work.pass.name(),
+            "gradient": (self.work.pass != Pass::Forward).then(|| self.work.which.name()),
+            "saved": self.work.saved,
+            "tied": self.work.tied,
             "form": self.case.form.to_string(),
             "dtype": self.dtype.to_string(),
             "threads": self.threads,
@@ -102,12 +118,16 @@ impl Row {
             "r": r,
             "seconds": self.seconds,
             "fastest_seconds": self.fastest,
+            "flops": self.flops,
+            "recomputed_flops": self.recomputed,
+            "bytes": self.bytes,
             "gflops": self.gflops(),
             "peak_gflops": self.peak / 1e9,
             "read_gbps": self.bandwidth / 1e9,
             "fraction": self.fraction(),
+            "nominal_fraction": self.nominal_fraction(),
             "bound": self.bound(),
-            "goal": self.case.goal,
+            "goal": self.goal,
             "kernel": self.kernel,
             "algorithm": self.algorithm,
             "prepared": self.prepared,
@@ -122,17 +142,17 @@ impl Row {
         let limit = if self.bound() == "compute" { "peak" } else { "bandwidth" };
         let mut cells = vec![
             self.case.label(),
-            "forward".into(),
+            self.work.label(),
             self.form(),
             self.dtype.to_string(),
             self.threads.to_string(),
-            self.algorithm.clone(),
+            self.algorithm.clone().unwrap_or_else(|| "–".into()),
             duration(self.seconds),
             format!("{:.1}", self.gflops()),
             format!("{:.1}% of {limit}", 100.0 * self.fraction()),
         ];
         if goals {
-            cells.push(self.case.goal.map_or(String::new(), |goal| {
+            cells.push(self.goal.map_or(String::new(), |goal| {
                 let verdict = if self.fraction() >= goal { "reached" } else { "missed" };
                 format!("{:.0}% {verdict}", 100.0 * goal)
             }));
@@ -158,7 +178,7 @@ pub(crate) fn headings(goals: bool) -> Vec<&'static str> {
 
 /// All rows as a table.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let goals = rows.iter().any(|row| row.case.goal.is_some());
+    let goals = rows.iter().any(|row| row.goal.is_some());
     let mut builder = Builder::default();
     builder.push_record(headings(goals));
     for row in rows {

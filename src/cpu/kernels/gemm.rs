@@ -68,6 +68,16 @@ pub(crate) unsafe fn gemm<S: Simd>(g: &Gemm<S::Acc>) {
     }
 }
 
+/// Calls `f` for each vector of a tile.
+#[inline(always)]
+fn each<V: Copy, const MV: usize, const NR: usize>(acc: &[[V; MV]; NR], f: impl Fn(usize, usize, V)) {
+    for (o, acc) in acc.iter().enumerate() {
+        for (v, &acc) in acc.iter().enumerate() {
+            f(o, v, acc);
+        }
+    }
+}
+
 /// `tiles` tiles of NR rows, from row `first` on.
 #[inline(always)]
 unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first: usize, tiles: usize, _: ()) {
@@ -105,19 +115,13 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
                 }
             };
             let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, (g.b_stride, g.b_step), &mut ahead);
+            // One loop for each, so that the sums stay in registers.
             let out = g.out.wrapping_add(row * g.out_stride);
-            for (o, acc) in acc.iter().enumerate() {
-                for (v, &acc) in acc.iter().enumerate() {
-                    let to = out.wrapping_add(o * g.out_stride + v * S::LANES);
-                    S::store(
-                        to,
-                        match g.epilogue {
-                            Epilogue::Set => acc,
-                            Epilogue::Add => S::add(S::load(to), acc),
-                            Epilogue::Multiply => S::mul(S::load(to), acc),
-                        },
-                    );
-                }
+            let at = |o: usize, v: usize| out.wrapping_add(o * g.out_stride + v * S::LANES);
+            match g.epilogue {
+                Epilogue::Set => each(&acc, |o, v, acc| S::store(at(o, v), acc)),
+                Epilogue::Add => each(&acc, |o, v, acc| S::store(at(o, v), S::add(S::load(at(o, v)), acc))),
+                Epilogue::Multiply => each(&acc, |o, v, acc| S::store(at(o, v), S::mul(S::load(at(o, v)), acc))),
             }
         }
     }

@@ -13,6 +13,7 @@ pub(crate) use fused::{Fused, fused};
 pub(crate) use gemm::{Epilogue, Fetch, Gemm, gemm};
 pub(crate) use microkernel::{Ahead, peak, read};
 pub(crate) use pack::{
-    FormKhatriRao, OuterRows, Pack, Unpack, Widened, add_into, form_khatri_rao, gather, outer_rows, pack, unpack, widen,
+    FormKhatriRao, OuterStrip, Pack, Unpack, Widened, add_into, form_khatri_rao, gather, outer_strip, pack, unpack,
+    widen,
 };
 pub(crate) use stream::{Combine, Fold, Stream, combine, outer, stream};

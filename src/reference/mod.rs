@@ -3,6 +3,16 @@
 //! [`forward`] returns each y\[n,k\] and the sum of the magnitudes of its terms, from which [`error_bound`] gives the
 //! largest error that a result may have. The bound is the classical one for a sum of products computed in any order
 //! (Higham, *Accuracy and Stability of Numerical Algorithms*, §3.1): |ŷ − y| ≤ γₘ Σ|terms|, γₘ = mε/(1 − mε).
+//!
+//! The same of gradients ([`backward()`], [`backward_shared`], [`backward_generate`]) and of the derivative in a direction
+//! ([`tangent()`]).
+
+mod backward;
+mod tangent;
+mod terms;
+
+pub use backward::{Factors, Gradients, backward, backward_generate, backward_shared};
+pub use tangent::tangent;
 
 use crate::interaction::Core;
 use crate::{DType, Element, Interaction, Result, Tensor, View, ViewMut};
@@ -10,7 +20,7 @@ use crate::{DType, Element, Interaction, Result, Tensor, View, ViewMut};
 /// The exact result (to f64) and what its rounding errors are proportional to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reference {
-    /// y [N, K].
+    /// y [N, K], or another result of two axes.
     pub value: Tensor<f64, 2>,
     /// Σ|W||z||x| + Σ|U||z| + Σ|V||x| + |b|, [N, K]; for CP Σ|λ||A||B||C||z||x| in the first place.
     pub magnitude: Tensor<f64, 2>,
@@ -96,90 +106,6 @@ pub fn forward<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: Vie
     })
 }
 
-/// The exact gradients of a dense or linear layer, whether or not it has the weights in question.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Gradients {
-    /// dz [N, I].
-    pub z: Reference,
-    /// dx [N, J].
-    pub x: Reference,
-    /// dW, as [K·I, J].
-    pub w: Reference,
-    /// dU [K, I].
-    pub u: Reference,
-    /// dV [K, J].
-    pub v: Reference,
-    /// db [K, 1].
-    pub b: Reference,
-}
-
-/// The gradients by their definitions, for the gradient `g` [N, K] of y: of T = Σ g\[n,k\] y\[n,k\] in each operand. Shapes
-/// and errors as [`Interaction::backward`].
-///
-/// # Example
-///
-/// ```
-/// use trilinear::{Interaction, View, reference};
-///
-/// let w = [1.0f32, 2.0, 3.0, 4.0];
-/// let layer = Interaction::dense(View::new(&w, [1, 2, 2])?)?;
-/// let exact = reference::backward(&layer, View::row(&[1.0, 10.0]), View::row(&[1.0, 1.0]), View::row(&[1.0]))?;
-/// assert_eq!(exact.x.value.as_slice(), [31.0, 42.0]);
-/// # Ok::<(), trilinear::Error>(())
-/// ```
-pub fn backward<T: Element>(
-    layer: &Interaction<'_, T>,
-    z: View<'_, T, 2>,
-    x: View<'_, T, 2>,
-    g: View<'_, T, 2>,
-) -> Result<Gradients> {
-    layer.check_backward(&z, &x, &g)?;
-    let ([n, k], i, j) = (g.shape(), layer.z_features(), layer.x_features());
-    let w = match layer.core {
-        Core::Absent => None,
-        Core::Dense(w) => Some(w),
-        Core::Cp { .. } => return Err(crate::Error::Unsupported { what: "gradients of CP weights" }),
-    };
-    let weight = |k: usize, i: usize, j: usize| w.map_or(0.0, |w| at(w, [k, i, j]));
-    let linear = |matrix: Option<View<'_, T, 2>>, k, c| matrix.map_or(0.0, |matrix| at(matrix, [k, c]));
-    let (g, z, x) = (|n, k| at(g, [n, k]), |n, i| at(z, [n, i]), |n, j| at(x, [n, j]));
-    Ok(Gradients {
-        z: terms([n, i], k * j + k + 3, |n, i, add| {
-            for k in 0..k {
-                (0..j).for_each(|j| add(g(n, k) * weight(k, i, j) * x(n, j)));
-                add(g(n, k) * linear(layer.u, k, i));
-            }
-        })?,
-        x: terms([n, j], k * i + k + 3, |n, j, add| {
-            for k in 0..k {
-                (0..i).for_each(|i| add(g(n, k) * weight(k, i, j) * z(n, i)));
-                add(g(n, k) * linear(layer.v, k, j));
-            }
-        })?,
-        w: terms([k * i, j], n + 3, |row, j, add| (0..n).for_each(|n| add(g(n, row / i) * z(n, row % i) * x(n, j))))?,
-        u: terms([k, i], n + 3, |k, i, add| (0..n).for_each(|n| add(g(n, k) * z(n, i))))?,
-        v: terms([k, j], n + 3, |k, j, add| (0..n).for_each(|n| add(g(n, k) * x(n, j))))?,
-        b: terms([k, 1], n + 3, |k, _, add| (0..n).for_each(|n| add(g(n, k))))?,
-    })
-}
-
-/// Sums of the terms that `of` lists for each element, and of their magnitudes.
-fn terms(shape: [usize; 2], depth: usize, of: impl Fn(usize, usize, &mut dyn FnMut(f64))) -> Result<Reference> {
-    let (mut value, mut magnitude) = (Vec::new(), Vec::new());
-    for row in 0..shape[0] {
-        for column in 0..shape[1] {
-            let (mut sum, mut size) = (0.0, 0.0);
-            of(row, column, &mut |term: f64| {
-                sum += term;
-                size += term.abs();
-            });
-            value.push(sum);
-            magnitude.push(size);
-        }
-    }
-    Ok(Reference { value: Tensor::from_vec(value, shape)?, magnitude: Tensor::from_vec(magnitude, shape)?, depth })
-}
-
 /// m: additions that a term can pass through, and the roundings of the term itself.
 fn depth<T: Element>(layer: &Interaction<'_, T>) -> usize {
     let (i, j) = (layer.z_features(), layer.x_features());
@@ -197,6 +123,31 @@ impl Reference {
     pub fn error_bound(&self, dtype: DType, index: usize) -> f64 {
         let (value, magnitude) = (self.value.as_slice()[index], self.magnitude.as_slice()[index]);
         error_bound(dtype, self.depth, value, magnitude)
+    }
+
+    /// The sum of two results that one memory collects, such as dz + dx of tied inputs, or a gradient and the values that
+    /// it is added to: a term of either may pass through the additions of both. Errors: [`crate::Error::Shape`].
+    pub fn plus(&self, other: &Reference) -> Result<Reference> {
+        let [rows, columns] = self.value.shape();
+        crate::error::check("other", "rows", rows, other.value.shape()[0])?;
+        crate::error::check("other", "columns", columns, other.value.shape()[1])?;
+        let sum = |a: &Tensor<f64, 2>, b: &Tensor<f64, 2>| {
+            let sums = a.as_slice().iter().zip(b.as_slice()).map(|(a, b)| a + b);
+            Tensor::from_vec(sums.collect(), [rows, columns])
+        };
+        Ok(Reference {
+            value: sum(&self.value, &other.value)?,
+            magnitude: sum(&self.magnitude, &other.magnitude)?,
+            depth: self.depth + other.depth,
+        })
+    }
+
+    /// What is there already, without an error of its own: `values`, row-major, of this shape.
+    /// Errors: [`crate::Error::Length`].
+    pub fn given<T: Element>(values: &[T], shape: [usize; 2]) -> Result<Reference> {
+        let value = Tensor::from_vec(values.iter().map(|value| value.to_f64()).collect(), shape)?;
+        let magnitude = Tensor::from_vec(value.as_slice().iter().map(|value| value.abs()).collect(), shape)?;
+        Ok(Reference { value, magnitude, depth: 1 })
     }
 }
 

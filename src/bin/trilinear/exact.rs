@@ -1,0 +1,245 @@
+//! A few elements of each of our results against their definitions, before anything is timed.
+//!
+//! y is compared with `reference::forward`. The gradients' references compute every gradient of the whole call, for hours
+//! where calls take seconds; so their elements are summed here, one by one, with the depths of `reference::backward`.
+
+use anyhow::{Result, bail};
+use trilinear::{Context, Element, View, reference};
+
+use crate::baselines::{Operands, Results, Weights};
+use crate::operands::{Data, layer};
+use crate::work::Shape;
+
+/// The sum of some terms, and of their magnitudes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Terms {
+    value: f64,
+    magnitude: f64,
+}
+
+impl Terms {
+    fn of(value: f64) -> Terms {
+        Terms { value, magnitude: value.abs() }
+    }
+
+    fn times(self, other: Terms) -> Terms {
+        Terms { value: self.value * other.value, magnitude: self.magnitude * other.magnitude }
+    }
+
+    fn plus(self, other: Terms) -> Terms {
+        Terms { value: self.value + other.value, magnitude: self.magnitude + other.magnitude }
+    }
+}
+
+fn sum(len: usize, term: impl Fn(usize) -> Terms) -> Terms {
+    (0..len).fold(Terms::default(), |sum, index| sum.plus(term(index)))
+}
+
+/// The operands of a call, by their indices.
+struct Exact<'a, T> {
+    shape: Shape,
+    operands: Operands<'a, T>,
+}
+
+impl<T: Element> Exact<'_, T> {
+    fn z(&self, n: usize, i: usize) -> Terms {
+        Terms::of(self.operands.z[n / self.shape.rows * self.shape.i + i].to_f64())
+    }
+
+    fn x(&self, n: usize, j: usize) -> Terms {
+        Terms::of(self.operands.x[n * self.shape.j + j].to_f64())
+    }
+
+    fn g(&self, n: usize, k: usize) -> Terms {
+        Terms::of(self.operands.g[n * self.shape.k + k].to_f64())
+    }
+
+    fn w(&self, k: usize, i: usize, j: usize) -> Terms {
+        match self.operands.weights {
+            Weights::Dense(w) => Terms::of(w[(k * self.shape.i + i) * self.shape.j + j].to_f64()),
+            Weights::Cp { .. } => Terms::default(),
+        }
+    }
+
+    /// An element of a CP factor: 0 is A, 1 is B, 2 is C.
+    fn factor(&self, which: usize, row: usize, r: usize) -> Terms {
+        match self.operands.weights {
+            Weights::Dense(_) => Terms::default(),
+            Weights::Cp { a, b, c } => Terms::of([a, b, c][which][row * self.rank() + r].to_f64()),
+        }
+    }
+
+    fn rank(&self) -> usize {
+        self.shape.r.unwrap_or(0)
+    }
+
+    /// P = zB, Q = xC and dH = gA.
+    fn p(&self, n: usize, r: usize) -> Terms {
+        sum(self.shape.i, |i| self.z(n, i).times(self.factor(1, i, r)))
+    }
+
+    fn q(&self, n: usize, r: usize) -> Terms {
+        sum(self.shape.j, |j| self.x(n, j).times(self.factor(2, j, r)))
+    }
+
+    fn dh(&self, n: usize, r: usize) -> Terms {
+        sum(self.shape.k, |k| self.g(n, k).times(self.factor(0, k, r)))
+    }
+
+    /// One row's part of dz.
+    fn dz(&self, n: usize, i: usize) -> Terms {
+        match self.shape.r {
+            None => {
+                sum(self.shape.k, |k| self.g(n, k).times(sum(self.shape.j, |j| self.w(k, i, j).times(self.x(n, j)))))
+            }
+            Some(r) => sum(r, |r| self.dh(n, r).times(self.q(n, r)).times(self.factor(1, i, r))),
+        }
+    }
+
+    fn dx(&self, n: usize, j: usize) -> Terms {
+        match self.shape.r {
+            None => {
+                sum(self.shape.k, |k| self.g(n, k).times(sum(self.shape.i, |i| self.w(k, i, j).times(self.z(n, i)))))
+            }
+            Some(r) => sum(r, |r| self.dh(n, r).times(self.p(n, r)).times(self.factor(2, j, r))),
+        }
+    }
+}
+
+/// The first, the last and two elements between of every result. Errors: one that is not within its bound.
+pub(crate) fn check<T: Element>(data: &Data<T>, context: Context, results: &Results<'_, T>) -> Result<()> {
+    if data.work.forward() {
+        forward(data, context, results.y)?;
+    }
+    let Shape { n, rows, i, j, k, .. } = data.shape;
+    let exact = Exact { shape: data.shape, operands: data.operands(0) };
+    let (total, r) = (n * rows, exact.rank());
+    let all_rows = |term: &dyn Fn(usize) -> Terms| sum(total, term);
+    // Roundings on the way of a term: see `reference::backward`.
+    let of_inputs = |length: usize| match data.shape.r {
+        None => k.saturating_mul(length) + 3,
+        Some(r) => k + length + r + 4,
+    };
+    let tied = data.work.sums_inputs(data.shape);
+    let z_depth = of_inputs(j) + rows - 1 + if tied { of_inputs(i) } else { 0 };
+    let dz = |n: usize, i: usize| {
+        let own = sum(rows, |row| exact.dz(n * rows + row, i));
+        if tied { own.plus(exact.dx(n, i)) } else { own }
+    };
+    elements("dz", results.z, i, z_depth, dz)?;
+    elements("dx", results.x, j, of_inputs(i), |n, j| exact.dx(n, j))?;
+    elements("dW", results.w, j, total + 3, |row, j| {
+        all_rows(&|n| exact.g(n, row / i).times(exact.z(n, row % i)).times(exact.x(n, j)))
+    })?;
+    elements("dA", results.a, r, total + i + j + 4, |k, r| {
+        all_rows(&|n| exact.g(n, k).times(exact.p(n, r)).times(exact.q(n, r)))
+    })?;
+    elements("dB", results.b, r, total + k + j + 4, |i, r| {
+        all_rows(&|n| exact.z(n, i).times(exact.dh(n, r)).times(exact.q(n, r)))
+    })?;
+    elements("dC", results.c, r, total + k + i + 4, |j, r| {
+        all_rows(&|n| exact.x(n, j).times(exact.dh(n, r)).times(exact.p(n, r)))
+    })
+}
+
+/// Elements of a gradient with rows of `columns`, which is empty if it was not computed.
+fn elements<A: Element>(
+    name: &str,
+    result: &[A],
+    columns: usize,
+    depth: usize,
+    exact: impl Fn(usize, usize) -> Terms,
+) -> Result<()> {
+    if result.is_empty() {
+        return Ok(());
+    }
+    for at in 0..4 {
+        let index = ((result.len() - 1) as u128 * at / 3) as usize;
+        let Terms { value, magnitude } = exact(index / columns, index % columns);
+        let bound = reference::error_bound(A::DTYPE, depth, value, magnitude);
+        within(result[index].to_f64(), value, bound, || format!("element {index} of {name}"))?;
+    }
+    Ok(())
+}
+
+fn forward<T: Element>(data: &Data<T>, context: Context, y: &[T]) -> Result<()> {
+    let Shape { n, rows, i, j, k, r } = data.shape;
+    let Operands { z, x, weights, .. } = data.operands(0);
+    for (row, out) in [(0, 0), (1, 2), (2, 1), (3, 3)] {
+        let (row, out) = ((n * rows - 1) * row / 3, (k - 1) * out / 3);
+        let weights = match (weights, r) {
+            (Weights::Cp { a, b, c }, Some(r)) => Weights::Cp { a: &a[out * r..][..r], b, c },
+            (Weights::Dense(w), _) => Weights::Dense(&w[out * i * j..][..i * j]),
+            (other, None) => other,
+        };
+        let layer = layer(weights, Shape { k: 1, ..data.shape }, context)?;
+        let (z, x) = (View::row(&z[row / rows * i..][..i]), View::row(&x[row * j..][..j]));
+        let exact = reference::forward(&layer, z, x)?;
+        let what = || format!("row {row}, output {out}");
+        within(y[row * k + out].to_f64(), exact.value.as_slice()[0], exact.error_bound(T::DTYPE, 0), what)?;
+    }
+    Ok(())
+}
+
+fn within(value: f64, expected: f64, bound: f64, what: impl Fn() -> String) -> Result<()> {
+    let within = (value - expected).abs() <= bound; // which NaN is not
+    if !within {
+        bail!("wrong result at {}: {value} instead of {expected}: please report this", what());
+    }
+    Ok(())
+}
+
+/// A baseline's results against ours, each relative to its largest element.
+pub(crate) fn compare<T: Element>(name: &str, theirs: &Results<'_, T>, ours: &Snapshot<T>) -> Result<()> {
+    close(name, "y", theirs.y, &ours.y)?;
+    for ((part, theirs), ours) in gradients(theirs).into_iter().zip(&ours.gradients) {
+        close(name, part, theirs, ours)?;
+    }
+    Ok(())
+}
+
+fn close<E: Element>(name: &str, part: &str, theirs: &[E], ours: &[E]) -> Result<()> {
+    let largest = ours.iter().fold(0.0, |largest: f64, value| largest.max(value.to_f64().abs()));
+    let tolerance = (1e-3 + 4.0 * E::DTYPE.storage_roundoff()) * largest;
+    let close = |(theirs, ours): (&E, &E)| (theirs.to_f64() - ours.to_f64()).abs() <= tolerance; // which NaN is not
+    match theirs.iter().zip(ours).position(|pair| !close(pair)) {
+        None => Ok(()),
+        Some(index) => {
+            let (theirs, ours) = (theirs[index], ours[index]);
+            bail!(
+                "baseline `{name}` gives {theirs} where ours is {ours} (element {index} of {part}): please report this"
+            )
+        }
+    }
+}
+
+fn gradients<'a, T: Element>(results: &'a Results<'_, T>) -> [(&'static str, &'a [T::Accumulator]); 6] {
+    [("dz", &*results.z), ("dx", results.x), ("dW", results.w), ("dA", results.a), ("dB", results.b), ("dC", results.c)]
+}
+
+/// A copy of our results.
+pub(crate) struct Snapshot<T: Element> {
+    y: Vec<T>,
+    gradients: [Vec<T::Accumulator>; 6],
+}
+
+impl<T: Element> Snapshot<T> {
+    pub(crate) fn of(results: &Results<'_, T>) -> Self {
+        Snapshot { y: results.y.to_vec(), gradients: gradients(results).map(|(_, part)| part.to_vec()) }
+    }
+
+    /// Whether these results have the same bits, but for the signs of zeros.
+    pub(crate) fn equals(&self, results: &Results<'_, T>) -> bool {
+        let parts = gradients(results);
+        self.y == results.y && self.gradients.iter().zip(parts).all(|(own, (_, part))| own == part)
+    }
+}
+
+/// NaN everywhere, so that what is not written shows.
+pub(crate) fn clear<T: Element>(results: &mut Results<'_, T>) {
+    results.y.fill(T::from_f64(f64::NAN));
+    let Results { z, x, w, a, b, c, .. } = results;
+    for part in [z, x, w, a, b, c] {
+        part.fill(T::Accumulator::from_f64(f64::NAN));
+    }
+}

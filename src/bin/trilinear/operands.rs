@@ -1,0 +1,220 @@
+//! The operands and results of a row of `bench`, in as many copies as memory is to be measured with.
+
+use trilinear::{Context, Element, Gradient, Interaction, Plan, Saved, View, ViewMut, Wanted, WantedFactors};
+
+use crate::baselines::{Operands, Results, Weights};
+use crate::cases::{Case, Lengths};
+use crate::work::{Shape, Work};
+
+/// The operands.
+pub(crate) struct Data<T> {
+    pub(crate) shape: Shape,
+    pub(crate) work: Work,
+    pub(crate) lengths: Lengths,
+    pub(crate) sets: usize,
+    /// Elements from one set to the next.
+    stride: usize,
+    /// The first element at a cache line's start.
+    start: usize,
+    /// Of z, x, the three parts of the weights and g, in a set.
+    offsets: [usize; 6],
+    elements: Vec<T>,
+}
+
+impl<T: Element> Data<T> {
+    /// `None` if there is not the memory.
+    pub(crate) fn new(case: &Case, work: Work, sets: usize) -> Option<Self> {
+        let lengths = case.elements(work)?;
+        let line = 64 / size_of::<T>();
+        let [w0, w1, w2] = lengths.weights;
+        let mut offsets = [0; 6];
+        let mut stride = 0usize;
+        for (offset, len) in offsets.iter_mut().zip([lengths.z, lengths.x, w0, w1, w2, lengths.g]) {
+            *offset = stride;
+            stride = stride.checked_add(len.checked_next_multiple_of(line)?)?;
+        }
+        let len = stride.checked_mul(sets)?.checked_add(line)?;
+        let mut elements: Vec<T> = Vec::new();
+        elements.try_reserve_exact(len).ok()?;
+        let start = elements.as_ptr().align_offset(64).min(line);
+        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+        elements.resize_with(start + stride, || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            T::from_f64((seed >> 11) as f64 / (1u64 << 52) as f64 - 1.0)
+        });
+        for _ in 1..sets {
+            elements.extend_from_within(start..start + stride);
+        }
+        Some(Data { shape: case.shape, work, lengths, sets, stride, start, offsets, elements })
+    }
+
+    pub(crate) fn operands(&self, set: usize) -> Operands<'_, T> {
+        let part =
+            |index: usize, len: usize| &self.elements[self.start + set * self.stride + self.offsets[index]..][..len];
+        let z = part(0, self.lengths.z);
+        let x = if self.work.tied { z } else { part(1, self.lengths.x) };
+        let [w0, w1, w2] = self.lengths.weights;
+        let weights = match self.shape.r {
+            None => Weights::Dense(part(2, w0)),
+            Some(_) => Weights::Cp { a: part(2, w0), b: part(3, w1), c: part(4, w2) },
+        };
+        Operands { z, x, g: part(5, self.lengths.g), weights }
+    }
+
+    pub(crate) fn layer(&self, set: usize, context: Context) -> trilinear::Result<Interaction<'_, T>> {
+        layer(self.operands(set).weights, self.shape, context)
+    }
+
+    /// Ours: the forward pass, the backward pass, or both.
+    pub(crate) fn call(
+        &self,
+        layer: &Interaction<'_, T>,
+        set: usize,
+        results: Results<'_, T>,
+        saved: &mut Saved<T>,
+    ) -> trilinear::Result<()> {
+        let Shape { n, rows, i, j, k, .. } = self.shape;
+        let Operands { z, x, g, .. } = self.operands(set);
+        let (work, z) = (self.work, View::new(z, [n, i])?);
+        if rows > 1 {
+            let x = View::new(x, [n, rows, j])?;
+            if work.forward() {
+                layer.forward_shared_into(z, x, ViewMut::new(&mut *results.y, [n, rows, k])?)?;
+            }
+            if work.backward() {
+                let wanted = wanted(work, self.shape, results, [n, rows, j], None)?;
+                layer.backward_shared_into(z, x, View::new(g, [n, rows, k])?, wanted)?;
+            }
+            return Ok(());
+        }
+        let x = View::new(x, [n, j])?;
+        if work.forward() {
+            let y = ViewMut::new(&mut *results.y, [n, k])?;
+            if work.saved { layer.forward_saving_into(z, x, y, saved) } else { layer.forward_into(z, x, y) }?;
+        }
+        if work.backward() {
+            let wanted = wanted(work, self.shape, results, [n, j], work.saved.then_some(&*saved))?;
+            layer.backward_into(z, x, View::new(g, [n, k])?, wanted)?;
+        }
+        Ok(())
+    }
+
+    /// What the forward pass of a set keeps for the backward pass.
+    pub(crate) fn save(&self, set: usize, context: Context) -> trilinear::Result<Saved<T>> {
+        let Shape { n, i, j, .. } = self.shape;
+        let mut saved = Saved::default();
+        if self.work.saved {
+            let Operands { z, x, .. } = self.operands(set);
+            let (z, x) = (View::new(z, [n, i])?, View::new(x, [n, j])?);
+            self.layer(set, context)?.forward_saving(z, x, &mut saved)?;
+        }
+        Ok(saved)
+    }
+
+    pub(crate) fn plan(&self, context: Context) -> trilinear::Result<Plan> {
+        let layer = self.layer(0, context)?;
+        match self.shape.rows {
+            1 => layer.plan(self.shape.n),
+            rows => layer.plan_shared(self.shape.n, rows),
+        }
+    }
+}
+
+/// The gradients that `work` asks for: written, so that what was there is not read.
+fn wanted<'a, T: Element, const D: usize>(
+    work: Work,
+    shape: Shape,
+    results: Results<'a, T>,
+    x_shape: [usize; D],
+    saved: Option<&'a Saved<T>>,
+) -> trilinear::Result<Wanted<'a, T, D>> {
+    let Shape { n, i, j, k, r, .. } = shape;
+    let (parts, r) = (work.parts(shape), r.unwrap_or(0));
+    let tied = work.sums_inputs(shape);
+    let z = if parts.z { Some(Gradient::write(ViewMut::new(results.z, [n, i])?)) } else { None };
+    let (z, tied_z) = if tied { (None, z) } else { (z, None) };
+    Ok(Wanted {
+        z,
+        tied: tied_z,
+        x: if parts.x && !tied { Some(Gradient::write(ViewMut::new(results.x, x_shape)?)) } else { None },
+        w: if parts.w { Some(Gradient::write(ViewMut::new(results.w, [k, i, j])?)) } else { None },
+        cp: WantedFactors {
+            a: if parts.a { Some(Gradient::write(ViewMut::new(results.a, [k, r])?)) } else { None },
+            b: if parts.b { Some(Gradient::write(ViewMut::new(results.b, [i, r])?)) } else { None },
+            c: if parts.c { Some(Gradient::write(ViewMut::new(results.c, [j, r])?)) } else { None },
+            lambda: None,
+        },
+        saved,
+        ..Wanted::default()
+    })
+}
+
+/// The layer of these weights.
+pub(crate) fn layer<'a, T: Element>(
+    weights: Weights<'a, T>,
+    Shape { i, j, k, r, .. }: Shape,
+    context: Context,
+) -> trilinear::Result<Interaction<'a, T>> {
+    let layer = match weights {
+        Weights::Dense(w) => Interaction::dense(View::new(w, [k, i, j])?)?,
+        Weights::Cp { a, b, c } => {
+            let r = r.unwrap_or(0);
+            Interaction::cp(View::new(a, [k, r])?, View::new(b, [i, r])?, View::new(c, [j, r])?)?
+        }
+    };
+    Ok(layer.with_context(context))
+}
+
+/// The results of each set.
+pub(crate) struct Outputs<T: Element> {
+    y: Pool<T>,
+    gradients: Pool<T::Accumulator>,
+    lengths: Lengths,
+}
+
+impl<T: Element> Outputs<T> {
+    /// `None` if there is not the memory.
+    pub(crate) fn new(sets: usize, lengths: Lengths) -> Option<Self> {
+        let y = Pool::new(sets, &[lengths.y])?;
+        Some(Outputs { y, gradients: Pool::new(sets, &lengths.gradients)?, lengths })
+    }
+
+    pub(crate) fn set(&mut self, set: usize) -> Results<'_, T> {
+        let [y] = self.y.parts(set, [self.lengths.y]);
+        let [z, x, w, a, b, c] = self.gradients.parts(set, self.lengths.gradients);
+        Results { y, z, x, w, a, b, c }
+    }
+}
+
+/// Sets of parts, each of which begins with a cache line.
+struct Pool<E> {
+    elements: Vec<E>,
+    start: usize,
+    stride: usize,
+}
+
+impl<E: Element> Pool<E> {
+    fn new(sets: usize, lengths: &[usize]) -> Option<Self> {
+        let line = 64 / size_of::<E>();
+        let stride =
+            lengths.iter().try_fold(0usize, |stride, len| stride.checked_add(len.checked_next_multiple_of(line)?))?;
+        let len = stride.checked_mul(sets)?.checked_add(line)?;
+        let mut elements = Vec::new();
+        elements.try_reserve_exact(len).ok()?;
+        // NaN rather than zeros, which the system would only promise: the pages are there before the clock runs.
+        elements.resize(len, E::from_f64(f64::NAN));
+        Some(Pool { start: elements.as_ptr().align_offset(64).min(line), stride, elements })
+    }
+
+    fn parts<const P: usize>(&mut self, set: usize, lengths: [usize; P]) -> [&mut [E]; P] {
+        let line = 64 / size_of::<E>();
+        let mut rest = &mut self.elements[self.start + set * self.stride..][..self.stride];
+        lengths.map(|len| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(len.next_multiple_of(line));
+            rest = after;
+            &mut part[..len]
+        })
+    }
+}
