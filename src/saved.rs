@@ -32,17 +32,34 @@ use crate::{Element, Interaction, Result, Tensor, View, ViewMut, cpu};
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Saved<T: Element> {
-    /// P and Q, row-major [rows, rank] each.
+    /// P and Q, [rows, rank] each.
     pub(crate) p: Vec<T::Accumulator>,
     pub(crate) q: Vec<T::Accumulator>,
     pub(crate) rows: usize,
     pub(crate) rank: usize,
+    /// Distance between rows: whole vectors.
+    pub(crate) pitch: usize,
 }
 
 impl<T: Element> Saved<T> {
     /// Bytes that are kept.
     pub fn bytes(&self) -> usize {
         size_of_val(self.p.as_slice()) + size_of_val(self.q.as_slice())
+    }
+
+    /// Room for so many rows, in the memory that is there if it suffices.
+    pub(crate) fn resize(&mut self, rows: usize, rank: usize) -> Result<()> {
+        let too_large = crate::Error::TooLarge { what: "saved activations" };
+        let pitch = rank.checked_next_multiple_of(16).ok_or(too_large.clone())?;
+        let len = rows.checked_mul(pitch).filter(|&len| len <= isize::MAX as usize / 8).ok_or(too_large)?;
+        for kept in [&mut self.p, &mut self.q] {
+            kept.clear();
+            let bytes = len * size_of::<T::Accumulator>();
+            kept.try_reserve_exact(len).map_err(|_| crate::Error::OutOfMemory { bytes })?;
+            kept.resize(len, T::Accumulator::default());
+        }
+        (self.rows, self.rank, self.pitch) = (rows, rank, pitch);
+        Ok(())
     }
 
     /// That this was kept of so many rows by a layer like this one.

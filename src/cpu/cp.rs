@@ -16,7 +16,7 @@
 //! registers allow, and the projection streams A as [`super::small`] streams U.
 
 use super::cache::{Caches, caches, part, parts};
-use super::kernels::{Epilogue, Fold, Stream};
+use super::kernels::{Epilogue, Fold, Hadamard, Stream};
 use super::operand::{Cube, Part};
 use super::output::{Place, Sink};
 use super::parallel::{self, Shared};
@@ -52,6 +52,33 @@ pub(crate) struct Problem<'a, T: Kernels> {
     pub(crate) u: Option<View<'a, T, 2>>,
     pub(crate) v: Option<View<'a, T, 2>>,
     pub(crate) bias: Option<View<'a, T, 1>>,
+    /// Where P and Q are kept, if they are.
+    pub(crate) saving: Option<Saving<T::Acc>>,
+}
+
+/// Where P and Q are kept: rows of whole vectors, so far apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Saving<A> {
+    p: *mut A,
+    q: *mut A,
+    pitch: usize,
+}
+
+// SAFETY: each task writes rows of its own.
+unsafe impl<A: Send> Send for Saving<A> {}
+// SAFETY: as above.
+unsafe impl<A: Send> Sync for Saving<A> {}
+
+impl<A> Saving<A> {
+    /// Into arrays of as many rows as the batch has.
+    pub(crate) fn new(p: &mut [A], q: &mut [A], pitch: usize) -> Self {
+        Saving { p: p.as_mut_ptr(), q: q.as_mut_ptr(), pitch }
+    }
+
+    /// The rows from `n` on, components from `r` on.
+    fn targets(&self, n: usize, r: usize) -> [Target<A>; 2] {
+        [self.p, self.q].map(|first| Target::scratch(first.wrapping_add(n * self.pitch + r), self.pitch))
+    }
 }
 
 /// Sizes of the blocks.
@@ -97,7 +124,7 @@ enum Start<'a, T> {
 impl<'a, T: Kernels> Problem<'a, T> {
     pub(crate) fn new(context: &Context, n: usize, [a, b, c]: [View<'a, T, 2>; 3]) -> Self {
         let table = T::table(context.capability());
-        Problem { table, caches: caches(), n, a, b, c, lambda: None, u: None, v: None, bias: None }
+        Problem { table, caches: caches(), n, a, b, c, lambda: None, u: None, v: None, bias: None, saving: None }
     }
 
     /// y = M(x, z) on so many threads.
@@ -199,7 +226,20 @@ impl<T: Kernels> Task<'_, T> {
             let shared = z.strides()[0] == 0 && rows > 1;
             for r in parts(p.a.shape()[1], blocks.rc, p.table.mr) {
                 let of_rows = |columns| Block { rows, over: 0, columns };
-                if shared {
+                if let (Some(saving), 0) = (self.p.saving, self.k.0) {
+                    // Only the tasks of the first outputs keep them.
+                    let [p, q] = saving.targets(self.n.0, r.0);
+                    self.product().run(Rows::Stored(Cube::matrix(z)), b, of_rows(r), p, Epilogue::Set);
+                    self.product().run(Rows::Stored(Cube::matrix(x)), c, of_rows(r), q, Epilogue::Set);
+                    (self.p.table.arithmetic.hadamard)(&Hadamard {
+                        to: h.first,
+                        to_stride: blocks.rc,
+                        factors: [p, q].map(|kept| (kept.first.cast_const(), saving.pitch)),
+                        scale: std::ptr::null(),
+                        rows,
+                        columns: r.1,
+                    });
+                } else if shared {
                     let one = Block { rows: 1, ..of_rows(r) };
                     self.product().run(Rows::Stored(Cube::matrix(z)), b, one, other, Epilogue::Set);
                     self.product().run(Rows::Stored(Cube::matrix(x)), c, of_rows(r), h, Epilogue::Set);
@@ -364,6 +404,11 @@ impl<'a, T: Kernels> Problem<'a, T> {
                         to,
                         to_stride: pad(r),
                     });
+                }
+                if let Some(saving) = self.saving {
+                    for (from, to) in [(first, saving.p), (second, saving.q)] {
+                        std::ptr::copy_nonoverlapping(from, to, self.n * pad(r));
+                    }
                 }
                 for n in 0..self.n {
                     for component in 0..pad(r) {

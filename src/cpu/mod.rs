@@ -18,14 +18,16 @@ mod scratch;
 mod simd;
 mod small;
 mod table;
+mod tangent;
 mod trilinear;
 
 pub(crate) use gradient::backward;
 pub(crate) use plan::{plan, plan_shared};
 pub(crate) use simd::{Capability, Kernels};
+pub(crate) use tangent::tangent;
 
 use crate::interaction::Core;
-use crate::{Algorithm, Context, Element, Gradient, Interaction, Result, Saved, Tangents, View, ViewMut, Wanted};
+use crate::{Algorithm, Context, Element, Interaction, Result, Saved, View, ViewMut, Wanted};
 use context::Target;
 use operand::Cube;
 use output::Sink;
@@ -182,24 +184,27 @@ pub(crate) fn backward_generate<T: Element>(
     Err(crate::Error::Unsupported { what: "gradients of generated layers" })
 }
 
-/// y of the tangents.
-pub(crate) fn tangent<T: Element>(
-    _layer: &Interaction<'_, T>,
-    _z: View<'_, T, 2>,
-    _x: View<'_, T, 2>,
-    _tangents: &Tangents<'_, T>,
-    _to: Gradient<'_, T::Accumulator, 2>,
-) -> Result<()> {
-    Err(crate::Error::Unsupported { what: "tangents" })
-}
-
 /// y, with P and Q kept.
 pub(crate) fn forward_saving<T: Element>(
-    _layer: &Interaction<'_, T>,
-    _z: View<'_, T, 2>,
-    _x: View<'_, T, 2>,
-    _y: ViewMut<'_, T, 2>,
-    _saved: &mut Saved<T>,
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    x: View<'_, T, 2>,
+    y: ViewMut<'_, T, 2>,
+    saved: &mut Saved<T>,
 ) -> Result<()> {
-    Err(crate::Error::Unsupported { what: "saved activations" })
+    let context = layer.context()?;
+    let n = x.shape()[0];
+    let Some(p) = cp_problem(layer, &context, n) else {
+        saved.resize(n, 0)?;
+        return forward(layer, z, x, y);
+    };
+    context.device().check()?;
+    saved.resize(n, p.a.shape()[1])?;
+    let saving = cp::Saving::new(&mut saved.p, &mut saved.q, saved.pitch);
+    let choice = plan::choose(layer, &context, &problem(layer, &context, n))?;
+    let p = cp::Problem { saving: Some(saving), ..p };
+    match choice.algorithm {
+        Algorithm::CpStream => p.forward_small(z, x, Sink::stored(y)),
+        _ => p.forward(z, x, Sink::stored(y), parallel::threads(&context, plan::work(layer, n))),
+    }
 }

@@ -1,6 +1,6 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
-use super::kernels::{Combine, FormKhatriRao, Fused, Gemm, OuterStrip, Pack, Stream, Unpack, Widened};
+use super::kernels::{Combine, FormKhatriRao, Fused, Gemm, Hadamard, OuterStrip, Pack, Stream, Unpack, Widened};
 use super::simd::Kernels;
 
 /// The kernels that see accumulators only.
@@ -10,6 +10,7 @@ pub(crate) struct Arithmetic<A> {
     pub(crate) form_khatri_rao: unsafe fn(&FormKhatriRao<A>),
     pub(crate) outer: unsafe fn(z: &[A], x: *const A, columns: usize, to: *mut A),
     pub(crate) outer_strip: unsafe fn(&OuterStrip<A>),
+    pub(crate) hadamard: unsafe fn(&Hadamard<A>),
     /// Panels of sums to a gradient or tangent.
     pub(crate) unpack: unsafe fn(&Unpack<A, A>),
     /// Independent FMAs, 12·LANES in each of so many rounds: what the peak is measured with.
@@ -118,6 +119,11 @@ macro_rules! arithmetic {
                 unsafe { kernels::outer_strip::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
+            unsafe fn hadamard(args: &kernels::Hadamard<A>) {
+                // SAFETY: as above.
+                unsafe { kernels::hadamard::<$simd>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
             unsafe fn unpack(args: &kernels::Unpack<A, A>) {
                 // SAFETY: as above.
                 unsafe { kernels::unpack::<$simd, A>(args) }
@@ -132,7 +138,7 @@ macro_rules! arithmetic {
                 // SAFETY: as above.
                 unsafe { kernels::read::<$simd>(from, len) }
             }
-            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, outer_strip, unpack, peak, read }
+            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, outer_strip, hadamard, unpack, peak, read }
         };
     };
 }

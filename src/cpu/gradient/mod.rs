@@ -7,15 +7,17 @@
 //!   dU, dV, db                                                                 dW with ones for z and x
 //! ```
 
+mod cp;
 mod weights;
 
 use super::contract::{self, contract};
 use super::output::Sink;
 use super::trilinear::Trilinear;
 use super::{parallel, plan, trilinear};
-use crate::gradients::{Gradient, Wanted};
+use crate::gradients::{Gradient, Wanted, WantedFactors};
 use crate::interaction::Core;
-use crate::{Context, Element, Error, Interaction, Result, View};
+use crate::{Context, Element, Interaction, Result, View};
+use cp::{Cp, Place, To};
 use weights::Weights;
 
 /// All gradients in `wanted`, for the gradient `g` [N, K] of the result.
@@ -28,12 +30,17 @@ pub(crate) fn backward<T: Element>(
 ) -> Result<()> {
     let context = layer.context()?;
     context.device().check()?;
-    if let Core::Cp { .. } = layer.core {
-        return Err(Error::Unsupported { what: "gradients of CP weights" });
-    }
     let n = g.shape()[0];
     let threads = parallel::threads(&context, plan::work(layer, n));
-    inputs(layer, &context, [g, z, x], [wanted.z, wanted.x, wanted.tied], threads)?;
+    match layer.core {
+        Core::Cp { a, b, c, lambda } => {
+            let saved = wanted.saved.filter(|_| n > 0).map(|saved| ([&saved.p[..], &saved.q[..]], saved.pitch));
+            let base = Cp::new(&context, [a, b, c], [g, z, x]);
+            let cp = Cp { lambda, u: layer.u, v: layer.v, saved, ..base };
+            cp_gradients(&cp, [wanted.z, wanted.x, wanted.tied], wanted.cp, threads)?;
+        }
+        _ => inputs(layer, &context, [g, z, x], [wanted.z, wanted.x, wanted.tied], threads)?,
+    }
     let ones = [T::from_f64(1.0)];
     let one = View::strided(&ones, 0, [n, 1], [0, 1])?;
     if let Some(Gradient { to, add }) = wanted.w {
@@ -47,6 +54,32 @@ pub(crate) fn backward<T: Element>(
     }
     if let Some(Gradient { to, add }) = wanted.b {
         Weights::new(&context, g, one, one).run(to.insert_axis().insert_axis(), add, threads)?;
+    }
+    Ok(())
+}
+
+/// dz, dx, their sum, and the factors' gradients.
+fn cp_gradients<T: Element>(
+    cp: &Cp<'_, T>,
+    [dz, dx, tied]: [Option<Gradient<'_, T::Accumulator, 2>>; 3],
+    factors: WantedFactors<'_, T>,
+    threads: usize,
+) -> Result<()> {
+    let lambda = factors.lambda.map(|Gradient { to, add }| Gradient { to: to.insert_axis(), add });
+    let to = To {
+        inputs: [dz.map(Place::new), dx.map(Place::new)],
+        factors: [factors.a, factors.b, factors.c].map(|gradient| gradient.map(Place::new)),
+        lambda: lambda.map(Place::new),
+    };
+    if !to.is_empty() {
+        cp.run(&to, threads)?;
+    }
+    if let Some(tied) = tied {
+        // One after the other: their sum is not formed in one product.
+        let place = Place::new(tied);
+        for inputs in [[Some(place), None], [None, Some(place.adding())]] {
+            cp.run(&To { inputs, factors: [None; 3], lambda: None }, threads)?;
+        }
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ pub(crate) use fused::{Fused, fused};
 pub(crate) use gemm::{Epilogue, Fetch, Gemm, gemm};
 pub(crate) use microkernel::{Ahead, peak, read};
 pub(crate) use pack::{
-    FormKhatriRao, OuterStrip, Pack, Unpack, Widened, add_into, form_khatri_rao, gather, outer_strip, pack, unpack,
-    widen,
+    FormKhatriRao, Hadamard, OuterStrip, Pack, Unpack, Widened, add_into, form_khatri_rao, gather, hadamard,
+    outer_strip, pack, unpack, widen,
 };
 pub(crate) use stream::{Combine, Fold, Stream, combine, outer, stream};

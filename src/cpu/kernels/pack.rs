@@ -229,6 +229,39 @@ pub(crate) unsafe fn outer_strip<S: Simd>(o: &OuterStrip<S::Acc>) {
     }
 }
 
+/// Operands of [`hadamard`].
+pub(crate) struct Hadamard<A> {
+    /// Rows so far apart, with room for whole vectors; may be one of the factors.
+    pub(crate) to: *mut A,
+    pub(crate) to_stride: usize,
+    /// Rows so far apart, of which whole vectors can be read.
+    pub(crate) factors: [(*const A, usize); 2],
+    /// One element for each column, or null.
+    pub(crate) scale: *const A,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+}
+
+/// The Hadamard product of two matrices, and of each row with `scale`, by whole vectors.
+///
+/// # Safety
+///
+/// See [`super`].
+#[inline(always)]
+pub(crate) unsafe fn hadamard<S: Simd>(h: &Hadamard<S::Acc>) {
+    let [(a, a_stride), (b, b_stride)] = h.factors;
+    // SAFETY: rows and whole vectors of columns are within the operands: the caller's contract.
+    unsafe {
+        for row in 0..h.rows {
+            let (a, b, to) = (a.add(row * a_stride), b.add(row * b_stride), h.to.add(row * h.to_stride));
+            for c in (0..h.columns).step_by(S::LANES) {
+                let product = S::mul(S::load(a.add(c)), S::load(b.add(c)));
+                S::store(to.add(c), if h.scale.is_null() { product } else { S::mul(product, S::load(h.scale.add(c))) });
+            }
+        }
+    }
+}
+
 /// Operands of [`unpack`].
 pub(crate) struct Unpack<T, A> {
     /// Panel, `columns` × `width`.
