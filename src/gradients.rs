@@ -318,7 +318,7 @@ impl<T: Element> Interaction<'_, T> {
         let [groups, rows, features] = x.shape();
         check("z", "features", self.i, z.shape()[1])?;
         check("x", "features", self.j, features)?;
-        check("z", "rows", groups, z.shape()[0])?;
+        check("z", "groups", groups, z.shape()[0])?;
         limit(groups)?;
         limit(rows)?;
         check("g", "groups", groups, g.shape()[0])?;

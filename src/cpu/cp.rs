@@ -20,7 +20,7 @@ use super::kernels::{Epilogue, Fold, Hadamard, Stream};
 use super::operand::{Cube, Part};
 use super::output::{Place, Sink};
 use super::parallel::{self, Shared};
-use super::product::{Block, IN_PLACE_ROWS, Lanes, Product, Rows, Target};
+use super::product::{Block, IN_PLACE_ROWS, Lanes, Product, Target};
 use super::scratch;
 use super::simd::Kernels;
 use super::small::pad;
@@ -229,8 +229,8 @@ impl<T: Kernels> Task<'_, T> {
                 if let (Some(saving), 0) = (self.p.saving, self.k.0) {
                     // Only the tasks of the first outputs keep them.
                     let [p, q] = saving.targets(self.n.0, r.0);
-                    self.product().run(Rows::Stored(Cube::matrix(z)), b, of_rows(r), p, Epilogue::Set);
-                    self.product().run(Rows::Stored(Cube::matrix(x)), c, of_rows(r), q, Epilogue::Set);
+                    self.product().run(Cube::matrix(z), b, of_rows(r), p, Epilogue::Set);
+                    self.product().run(Cube::matrix(x), c, of_rows(r), q, Epilogue::Set);
                     (self.p.table.arithmetic.hadamard)(&Hadamard {
                         to: h.first,
                         to_stride: blocks.rc,
@@ -241,15 +241,15 @@ impl<T: Kernels> Task<'_, T> {
                     });
                 } else if shared {
                     let one = Block { rows: 1, ..of_rows(r) };
-                    self.product().run(Rows::Stored(Cube::matrix(z)), b, one, other, Epilogue::Set);
-                    self.product().run(Rows::Stored(Cube::matrix(x)), c, of_rows(r), h, Epilogue::Set);
+                    self.product().run(Cube::matrix(z), b, one, other, Epilogue::Set);
+                    self.product().run(Cube::matrix(x), c, of_rows(r), h, Epilogue::Set);
                     self.hadamard(h.first, |_, r| *other.first.add(r), r.1);
                 } else {
-                    self.product().run(Rows::Stored(Cube::matrix(z)), b, of_rows(r), h, Epilogue::Set);
+                    self.product().run(Cube::matrix(z), b, of_rows(r), h, Epilogue::Set);
                     if x.shape()[1] <= blocks.kc {
-                        self.product().run(Rows::Stored(Cube::matrix(x)), c, of_rows(r), h, Epilogue::Multiply);
+                        self.product().run(Cube::matrix(x), c, of_rows(r), h, Epilogue::Multiply);
                     } else {
-                        self.product().run(Rows::Stored(Cube::matrix(x)), c, of_rows(r), other, Epilogue::Set);
+                        self.product().run(Cube::matrix(x), c, of_rows(r), other, Epilogue::Set);
                         self.hadamard(h.first, |n, r| *other.offset(n, r).first, r.1);
                     }
                 }
@@ -260,7 +260,7 @@ impl<T: Kernels> Task<'_, T> {
                 if let Some(weights) = weights {
                     let weights = Lanes::matrix(weights.transpose());
                     let block = Block { rows, over: 0, columns: self.k };
-                    self.product().run(Rows::Stored(Cube::matrix(inputs)), weights, block, y, Epilogue::Add);
+                    self.product().run(Cube::matrix(inputs), weights, block, y, Epilogue::Add);
                 }
             }
             self.finish(y, to);
@@ -270,8 +270,7 @@ impl<T: Kernels> Task<'_, T> {
     fn product(&self) -> Product<T> {
         let [_, _, _, strip, tile, staged, _] = self.scratch;
         let few = self.p.n <= IN_PLACE_ROWS;
-        let factors = std::ptr::null_mut(); // no Khatri-Rao products
-        Product { table: self.p.table, kc: self.blocks.kc, few, strip, tile, staged, factors }
+        Product { table: self.p.table, kc: self.blocks.kc, few, strip, tile, staged }
     }
 
     /// W′ of one row of z: see [`Problem::generate`].
@@ -285,10 +284,10 @@ impl<T: Kernels> Task<'_, T> {
             let p = Target { first: self.scratch[1], ..h };
             for r in parts(self.p.a.shape()[1], blocks.rc, self.p.table.mr) {
                 let one = Block { rows: 1, over: 0, columns: r };
-                self.product().run(Rows::Stored(Cube::matrix(z)), b, one, p, Epilogue::Set);
+                self.product().run(Cube::matrix(z), b, one, p, Epilogue::Set);
                 for n in 0..rows {
                     for component in 0..r.1 {
-                        let a = factor.view.get([0, self.n.0 + n, r.0 + component]).unwrap_or_default().to_acc();
+                        let a = factor.view.get([self.n.0 + n, r.0 + component]).unwrap_or_default().to_acc();
                         *h.offset(n, component).first = *p.first.add(component) * a;
                     }
                 }
@@ -370,7 +369,7 @@ impl<T: Kernels> Task<'_, T> {
         // SAFETY: see `forward`; H is one output of rows × components.
         unsafe {
             let h = View::from_raw_parts(h.first.cast_const(), [1, rows, r.1], [0, h.row_stride, 1]);
-            self.product().run(Rows::Stored(Cube::Widened(h)), weights, block, to, Epilogue::Add);
+            self.product().run(Cube::Widened(h), weights, block, to, Epilogue::Add);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Products of rows with strips of lanes: to\[row\]\[c\] ←/+/⊙ Σ_d A\[row\]\[d\] · B\[d\]\[c\].
 //!
 //! ```text
-//!   A  rows × depth: stored rows, read in place or staged; or the Khatri-Rao product of two matrices, formed KC deep
+//!   A  rows × depth: read in place or staged
 //!   B  depth × columns, the columns cut into strips of MR lanes:
 //!
 //!        B:  c0 … c31 │ c32 …         strip:  d0  c0 … c31
@@ -15,17 +15,16 @@ use super::cache::parts;
 use super::kernels::{Epilogue, Fetch, Gemm, Pack, add_into};
 use super::operand::{Cube, Part};
 use super::simd::Kernels;
-use super::small::{copy_rows, pad};
 use super::table::Table;
 use crate::View;
 
 /// Up to so many rows, strips whose columns are contiguous are read in place: packing them would not pay.
 pub(crate) const IN_PLACE_ROWS: usize = 64;
 
-/// The lane operand: [k][i][columns], whose depth is (k, i). A matrix has one k.
+/// The lane operand, depth × columns.
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes<'a, T: Kernels> {
-    pub(crate) view: View<'a, T, 3>,
+    pub(crate) view: View<'a, T, 2>,
     /// All strips of a matrix, each [depth][MR] (the last one as wide as it needs to be), or null.
     packed: *const T::Acc,
 }
@@ -34,14 +33,8 @@ pub(crate) struct Lanes<'a, T: Kernels> {
 unsafe impl<T: Kernels> Sync for Lanes<'_, T> {}
 
 impl<'a, T: Kernels> Lanes<'a, T> {
-    pub(crate) fn new(view: View<'a, T, 3>) -> Self {
-        Lanes { view, packed: std::ptr::null() }
-    }
-
     pub(crate) fn matrix(view: View<'a, T, 2>) -> Self {
-        let ([d, c], [sd, sc]) = (view.shape(), view.strides());
-        // SAFETY: an axis of length 1 and stride 0 reaches no other element.
-        Lanes::new(unsafe { View::from_raw_parts(view.as_ptr(), [1, d, c], [0, sd, sc]) })
+        Lanes { view, packed: std::ptr::null() }
     }
 
     /// A matrix, all strips of which are packed at `next` if that is not null; `next` then points behind them.
@@ -59,7 +52,7 @@ impl<'a, T: Kernels> Lanes<'a, T> {
                     let width = (columns - column).min(table.mr).next_multiple_of(table.lanes);
                     let to = next.wrapping_add(column * depth + rows.0 * width);
                     // SAFETY: the caller's promise of room for the strips.
-                    unsafe { lanes.pack(table, [(0, 1), rows], (column, columns), to) };
+                    unsafe { lanes.pack(table, rows, (column, columns), to) };
                 }
             }
             *next = next.wrapping_add(columns.next_multiple_of(table.mr) * depth);
@@ -75,59 +68,36 @@ impl<'a, T: Kernels> Lanes<'a, T> {
     pub(crate) unsafe fn pack(
         &self,
         table: &Table<T>,
-        [k, i]: [Part; 2],
+        depth: Part,
         (column, end): (usize, usize),
         to: *mut T::Acc,
     ) -> usize {
-        let [_, si, sc] = self.view.strides();
+        let [sd, sc] = self.view.strides();
         let rows = (end - column).min(table.mr);
         let vectors = rows.div_ceil(table.lanes);
-        let width = vectors * table.lanes;
-        for out in 0..k.1 {
-            // SAFETY: depth and columns are within the view, and `to` has the room.
-            unsafe {
-                (table.pack)(&Pack {
-                    from: self.at([k.0 + out, i.0, column]),
-                    row_stride: sc,
-                    column_stride: si,
-                    rows,
-                    depth: i.1,
-                    to: to.wrapping_add(out * i.1 * width),
-                    width,
-                });
-            }
+        // SAFETY: depth and columns are within the view, and `to` has the room.
+        unsafe {
+            (table.pack)(&Pack {
+                from: self.at([depth.0, column]),
+                row_stride: sc,
+                column_stride: sd,
+                rows,
+                depth: depth.1,
+                to,
+                width: vectors * table.lanes,
+            });
         }
         vectors
     }
 
-    fn at(&self, index: [usize; 3]) -> *const T {
+    fn at(&self, index: [usize; 2]) -> *const T {
         let offset = |axis: usize| (index[axis] as isize).wrapping_mul(self.view.strides()[axis]);
-        self.view.as_ptr().wrapping_offset(offset(0).wrapping_add(offset(1)).wrapping_add(offset(2)))
+        self.view.as_ptr().wrapping_offset(offset(0).wrapping_add(offset(1)))
     }
 
-    /// Whether rows (k, i) of a block are evenly spaced, and their columns contiguous.
-    fn in_place(&self, [k, i]: [Part; 2]) -> bool {
-        let ([_, whole, _], [sk, si, sc]) = (self.view.shape(), self.view.strides());
-        T::IN_PLACE && sc == 1 && (k.1 <= 1 || i.1 == whole && sk == (whole as isize).wrapping_mul(si))
-    }
-}
-
-/// The row operand.
-#[derive(Clone, Copy)]
-pub(crate) enum Rows<'a, T: Kernels> {
-    /// One output of rows × depth.
-    Stored(Cube<'a, T>),
-    /// Rows n whose depth is (k, i): first\[n\]\[k\] · second\[n\]\[i\].
-    KhatriRao(View<'a, T, 2>, View<'a, T, 2>),
-}
-
-impl<T: Kernels> Rows<'_, T> {
-    /// Lengths of the two axes of the depth.
-    fn depth(&self) -> [usize; 2] {
-        match self {
-            Rows::Stored(cube) => [1, cube.shape()[2]],
-            Rows::KhatriRao(first, second) => [first.shape()[1], second.shape()[1]],
-        }
+    /// Whether columns are contiguous.
+    fn in_place(&self) -> bool {
+        T::IN_PLACE && self.view.strides()[1] == 1
     }
 }
 
@@ -174,8 +144,6 @@ pub(crate) struct Product<T: Kernels> {
     pub(crate) strip: *mut T::Acc,
     pub(crate) tile: *mut T::Acc,
     pub(crate) staged: *mut T::Acc,
-    /// Room for two rows of KC + 16, if there are Khatri-Rao products.
-    pub(crate) factors: *mut T::Acc,
 }
 
 impl<T: Kernels> Product<T> {
@@ -187,65 +155,29 @@ impl<T: Kernels> Product<T> {
     /// and columns; the scratch has room for the rows.
     pub(crate) unsafe fn run(
         &self,
-        a: Rows<'_, T>,
+        a: Cube<'_, T>,
         b: Lanes<'_, T>,
         block: Block,
         to: Target<T::Acc>,
         epilogue: Epilogue,
     ) {
-        let [outer, inner] = a.depth();
         let mut epilogue = epilogue;
+        let [_, _, depth] = a.shape();
         // SAFETY: the caller's contract.
         unsafe {
-            for i in parts(inner, self.kc, self.table.lanes) {
-                for k in parts(outer, self.kc / i.1.max(1), 1) {
-                    let (rows, distance, near) = self.stage(a, block.rows, [k, i]);
-                    let depth = [k, (block.over + i.0, i.1)];
-                    for column in (0..block.columns.1).step_by(self.table.mr) {
-                        let fetch = if column == 0 && near { Fetch::Rows } else { Fetch::Nothing };
-                        let gemm = self.strip(b, depth, block, column, (rows, distance));
-                        self.store(&Gemm { fetch, ..gemm }, block.columns.1 - column, to.offset(0, column), epilogue);
-                    }
-                    epilogue = if epilogue == Epilogue::Set { Epilogue::Add } else { epilogue };
+            for part in parts(depth, self.kc, self.table.lanes) {
+                let rows = [(0, 1), (0, block.rows), part];
+                let (first, _, distance) = a.stage(self.table, rows, self.staged, part.1 + 16);
+                // Rows that follow each other closely are asked for in advance.
+                let near = distance > 0 && distance as usize <= part.1 + part.1 / 4;
+                let depth = (block.over + part.0, part.1);
+                for column in (0..block.columns.1).step_by(self.table.mr) {
+                    let fetch = if column == 0 && near { Fetch::Rows } else { Fetch::Nothing };
+                    let gemm = self.strip(b, depth, block, column, (first, distance));
+                    self.store(&Gemm { fetch, ..gemm }, block.columns.1 - column, to.offset(0, column), epilogue);
                 }
+                epilogue = if epilogue == Epilogue::Set { Epilogue::Add } else { epilogue };
             }
-        }
-    }
-
-    /// Rows of contiguous depth, their distance, and whether they follow each other closely in memory.
-    unsafe fn stage(&self, a: Rows<'_, T>, rows: usize, [k, i]: [Part; 2]) -> (*const T::Acc, isize, bool) {
-        let depth = k.1 * i.1;
-        let ld = depth + 16;
-        // SAFETY: the caller's contract.
-        unsafe {
-            match a {
-                Rows::Stored(cube) => {
-                    let (first, _, distance) = cube.stage(self.table, [(0, 1), (0, rows), i], self.staged, ld);
-                    let near = distance > 0 && distance as usize <= depth + depth / 4;
-                    (first, distance, near)
-                }
-                Rows::KhatriRao(first, second) => {
-                    let (g, z) = (self.factors, self.factors.wrapping_add(pad(self.kc)));
-                    for row in 0..rows {
-                        self.factor(first, row, k, g);
-                        self.factor(second, row, i, z);
-                        let g = std::slice::from_raw_parts(g.cast_const(), k.1);
-                        (self.table.arithmetic.outer)(g, z, i.1, self.staged.add(row * ld));
-                    }
-                    (self.staged.cast_const(), ld as isize, false)
-                }
-            }
-        }
-    }
-
-    /// A part of a row as accumulators, padded with zeros.
-    unsafe fn factor(&self, matrix: View<'_, T, 2>, row: usize, columns: Part, to: *mut T::Acc) {
-        let [sr, sc] = matrix.strides();
-        let offset = (row as isize).wrapping_mul(sr).wrapping_add((columns.0 as isize).wrapping_mul(sc));
-        // SAFETY: the row and columns are within the matrix; room for `pad(kc)`.
-        unsafe {
-            let part = View::from_raw_parts(matrix.as_ptr().wrapping_offset(offset), [1, columns.1], [sr, sc]);
-            copy_rows(self.table, part, to, pad(columns.1));
         }
     }
 
@@ -253,23 +185,23 @@ impl<T: Kernels> Product<T> {
     unsafe fn strip(
         &self,
         b: Lanes<'_, T>,
-        [k, i]: [Part; 2],
+        i: Part,
         block: Block,
         column: usize,
         (rows, distance): (*const T::Acc, isize),
     ) -> Gemm<T::Acc> {
         let table = self.table;
         let (from, end) = (block.columns.0 + column, block.columns.0 + block.columns.1);
-        let [_, whole, columns] = b.view.shape();
+        let [whole, columns] = b.view.shape();
         let (a, a_stride, vectors) = if !b.packed.is_null() {
             let vectors = (columns - from).min(table.mr).div_ceil(table.lanes);
             let width = vectors * table.lanes;
             (b.packed.wrapping_add(from * whole + i.0 * width), width as isize, vectors)
-        } else if self.few && end - from >= table.mr && b.in_place([k, i]) {
-            (b.at([k.0, i.0, from]).cast(), b.view.strides()[1], table.mr / table.lanes)
+        } else if self.few && end - from >= table.mr && b.in_place() {
+            (b.at([i.0, from]).cast(), b.view.strides()[0], table.mr / table.lanes)
         } else {
             // SAFETY: the caller's contract.
-            let vectors = unsafe { b.pack(table, [k, i], (from, end), self.strip) };
+            let vectors = unsafe { b.pack(table, i, (from, end), self.strip) };
             (self.strip.cast_const(), (vectors * table.lanes) as isize, vectors)
         };
         Gemm {
@@ -280,7 +212,7 @@ impl<T: Kernels> Product<T> {
             b_stride: distance,
             b_step: 1,
             rows: block.rows,
-            depth: k.1 * i.1,
+            depth: i.1,
             out: std::ptr::null_mut(),
             out_stride: 0,
             epilogue: Epilogue::Set,

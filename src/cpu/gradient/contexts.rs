@@ -21,7 +21,7 @@ use crate::View;
 use crate::cpu::cache::{caches, part, parts};
 use crate::cpu::kernels::{Epilogue, Fetch, Gemm, add_into};
 use crate::cpu::operand::{Cube, Part};
-use crate::cpu::product::{Block, IN_PLACE_ROWS, Lanes, Product, Rows, Target};
+use crate::cpu::product::{Block, IN_PLACE_ROWS, Lanes, Product, Target};
 use crate::cpu::scratch;
 use crate::cpu::simd::Kernels;
 use crate::cpu::small::copy_rows;
@@ -199,7 +199,7 @@ impl<'a, T: Kernels> Pass<'a, T> {
                                     let offset = (n.0 as isize).wrapping_mul(x.strides()[0]);
                                     (x.as_ptr().wrapping_offset(offset).wrapping_add(column).cast(), x.strides()[0])
                                 } else {
-                                    lanes.pack(table, [(0, 1), n], (column, width), product.strip);
+                                    lanes.pack(table, n, (column, width), product.strip);
                                     (product.strip.cast_const(), (vectors * table.lanes) as isize)
                                 };
                                 let gemm = self.gemm((a, a_stride, vectors), (b, 1, b_step), k.1, n.1);
@@ -237,7 +237,7 @@ impl<'a, T: Kernels> Pass<'a, T> {
                 }
             }
             let Some(w) = p.w else { return };
-            let rows = Rows::Stored(Cube::matrix(p.z.slice_rows(self.g)));
+            let rows = Cube::matrix(p.z.slice_rows(self.g));
             let block = Block { rows: self.g.1, over: 0, columns: (0, width) };
             product.run(rows, Lanes::matrix(at(w, output)), block, self.generated.at(0, k * self.ld), Epilogue::Add);
         }
@@ -364,9 +364,9 @@ impl<'a, T: Kernels> Pass<'a, T> {
         let block = Block { rows: self.g.1, over: 0, columns: i };
         let rows = |from: Target<T::Acc>, depth: usize| {
             // SAFETY: rows of scratch.
-            Rows::Stored(Cube::Widened(unsafe {
+            Cube::Widened(unsafe {
                 View::from_raw_parts(from.first.cast_const(), [1, self.g.1, depth], [0, from.row_stride, 1])
-            }))
+            })
         };
         // SAFETY: see `Contexts::run`.
         unsafe {

@@ -22,7 +22,7 @@ use crate::cpu::cache::{caches, part, parts};
 use crate::cpu::kernels::{Components, Epilogue};
 use crate::cpu::operand::{Cube, Part};
 use crate::cpu::parallel::Shared;
-use crate::cpu::product::{Block, IN_PLACE_ROWS, Lanes, Product, Rows, Target};
+use crate::cpu::product::{Block, IN_PLACE_ROWS, Lanes, Product, Target};
 use crate::cpu::scratch;
 use crate::cpu::simd::Kernels;
 use crate::cpu::small::copy_rows;
@@ -360,7 +360,7 @@ impl<T: Kernels> Run<'_, T> {
         unsafe {
             let run = |from: View<'_, T, 2>, lanes, array: Array<T::Acc>| {
                 for part in parts(rows.1, ROWS, table.nr) {
-                    let from = Rows::Stored(Cube::matrix(from.slice_rows((rows.0 + part.0, part.1))));
+                    let from = Cube::matrix(from.slice_rows((rows.0 + part.0, part.1)));
                     let block = Block { rows: part.1, over: 0, columns: (r + columns.0, columns.1) };
                     product.run(from, lanes, block, array.at(rows.0 + part.0, columns.0), Epilogue::Set);
                 }

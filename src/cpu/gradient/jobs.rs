@@ -14,7 +14,7 @@ use crate::cpu::cache::{part, parts};
 use crate::cpu::kernels::{Epilogue, Fetch, Gemm, add_into};
 use crate::cpu::operand::{Cube, Part};
 use crate::cpu::parallel;
-use crate::cpu::product::{Block, Lanes, Product, Rows, Target};
+use crate::cpu::product::{Block, Lanes, Product, Target};
 use crate::cpu::scratch;
 use crate::cpu::simd::Kernels;
 use crate::cpu::small::copy_rows;
@@ -97,6 +97,7 @@ pub(super) struct Term<'a, T: Kernels> {
 }
 
 /// A product, for the components `r`.
+#[allow(clippy::large_enum_variant, reason = "a few on the stack for each call")]
 pub(super) enum Job<'a, T: Kernels> {
     Input {
         to: Target<T::Acc>,
@@ -164,8 +165,7 @@ impl<T: Kernels> Call<T> {
         let lengths = [kc * table.mr, ROWS * table.mr, (ROWS * (kc + 16)).max(kc * (ROWS + 16))];
         parallel::run(threads, count, |index| {
             scratch::with(lengths, |[strip, tile, staged]| {
-                let factors = std::ptr::null_mut(); // no Khatri-Rao products
-                task(&Product { table, kc, few, strip, tile, staged, factors }, index);
+                task(&Product { table, kc, few, strip, tile, staged }, index);
                 Ok(())
             })
         })
@@ -200,7 +200,7 @@ impl<T: Kernels> Call<T> {
         self.tasks(grid.tasks(), |product, index| {
             let (n, columns) = grid.at(index);
             let block = Block { rows: n.1, over: 0, columns: (r.0 + columns.0, columns.1) };
-            let from = Rows::Stored(Cube::matrix(rows.slice_rows(n)));
+            let from = Cube::matrix(rows.slice_rows(n));
             // SAFETY: the caller's contract; no other task has these rows and columns.
             unsafe { product.run(from, lanes, block, to.at(n.0, columns.0), Epilogue::Set) };
         })
@@ -255,10 +255,10 @@ impl<T: Kernels> Job<'_, T> {
                         let from =
                             View::from_raw_parts(from.first.cast_const(), [1, rows.1, r.1], [0, from.row_stride, 1]);
                         let block = Block { rows: rows.1, over: r.0, columns };
-                        product.run(Rows::Stored(Cube::Widened(from)), term.lanes, block, to, epilogue);
+                        product.run(Cube::Widened(from), term.lanes, block, to, epilogue);
                         epilogue = Epilogue::Add;
                         let Some([g, weights]) = term.linear.filter(|_| r.0 == 0) else { continue };
-                        let g = Rows::Stored(Cube::matrix(g.slice_rows(rows)));
+                        let g = Cube::matrix(g.slice_rows(rows));
                         let block = Block { over: 0, ..block };
                         product.run(g, Lanes::matrix(weights), block, to, epilogue);
                     }

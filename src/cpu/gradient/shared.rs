@@ -92,15 +92,15 @@ pub(crate) fn backward_generate<T: Element>(
     let mut dz = wanted.z;
     let to_z = dz.as_mut().map(|dz| To::matrix(Gradient { to: dz.to.reborrow(), add: dz.add }));
     let mut factored = false;
-    if let Core::Cp { a, c, .. } = layer.core {
-        if let Some(p) = factors(layer, &context, z, Side::Fixed(a), weights, &ones)? {
-            let [_, b, _] = p.factors;
-            let to = Destinations { z: to_z, ..destinations(wanted.cp) };
-            let [da, db, dc] = to.factors;
-            let to = Destinations { factors: [dc, db, da], ..to };
-            Factors { factors: [c, b, a], u: None, v: None, ..p }.run(&to, threads)?;
-            factored = true;
-        }
+    if let Core::Cp { a, c, .. } = layer.core
+        && let Some(p) = factors(layer, &context, z, Side::Fixed(a), weights, &ones)?
+    {
+        let [_, b, _] = p.factors;
+        let to = Destinations { z: to_z, ..destinations(wanted.cp) };
+        let [da, db, dc] = to.factors;
+        let to = Destinations { factors: [dc, db, da], ..to };
+        Factors { factors: [c, b, a], u: None, v: None, ..p }.run(&to, threads)?;
+        factored = true;
     }
     let contexts = Contexts {
         table: T::table(context.capability()),

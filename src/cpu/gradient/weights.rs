@@ -246,8 +246,7 @@ impl<T: Kernels> Task<'_, T> {
         (to, epilogue): (Target<T::Acc>, Epilogue),
     ) {
         let (table, none) = (self.w.table, std::ptr::null_mut());
-        let product =
-            Product { table, kc: depth, few: false, strip: none, tile: self.scratch[4], staged: none, factors: none };
+        let product = Product { table, kc: depth, few: false, strip: none, tile: self.scratch[4], staged: none };
         let gemm = Gemm {
             a,
             a_stride: a_stride as isize,
@@ -286,7 +285,7 @@ impl<T: Kernels> Task<'_, T> {
                 for n in self.passes(block) {
                     for column in (0..self.j.1).step_by(mr) {
                         let to = strips.add(n.0 * padded + column * n.1);
-                        let from = [(0, 1), (block.0 + n.0, n.1)];
+                        let from = (block.0 + n.0, n.1);
                         x.pack(table, from, (self.j.0 + column, self.j.0 + self.j.1), to);
                     }
                 }

@@ -248,8 +248,8 @@ unsafe fn combined<S: Simd, const N: usize>(factors: &[S::Vector; N], (row, ld):
     // SAFETY: the caller's contract.
     unsafe {
         let mut sum = S::mul(factors[0], S::load(row));
-        for n in 1..N {
-            sum = S::fma(factors[n], S::load(row.add(n * ld)), sum);
+        for (n, &factor) in factors.iter().enumerate().skip(1) {
+            sum = S::fma(factor, S::load(row.add(n * ld)), sum);
         }
         sum
     }
