@@ -151,6 +151,26 @@ impl<T: Element, const D: usize> Gradients<T, D> {
 }
 
 impl<T: Element, const D: usize> Wanted<'_, T, D> {
+    /// Empty sums: zeros wherever something is written.
+    fn empty(self) -> Result<()> {
+        fn zero<A: Element, const D: usize>(gradient: Option<Gradient<'_, A, D>>) {
+            if let Some(Gradient { mut to, add: false }) = gradient {
+                cpu::fill_zero(&mut to);
+            }
+        }
+        zero(self.z);
+        zero(self.x);
+        zero(self.w);
+        zero(self.u);
+        zero(self.v);
+        zero(self.b);
+        zero(self.cp.a);
+        zero(self.cp.b);
+        zero(self.cp.c);
+        zero(self.cp.lambda);
+        Ok(())
+    }
+
     /// That every destination has the shape of what it is for.
     fn check(&self, layer: &Interaction<'_, T>, z: [usize; 2], x: [usize; D]) -> Result<()> {
         fn shape<A, const D: usize>(
@@ -265,6 +285,9 @@ impl<T: Element> Interaction<'_, T> {
     ) -> Result<()> {
         self.check_backward_shared(&z, &x, &g)?;
         wanted.check(self, z.shape(), x.shape())?;
+        if z.shape()[0] == 0 || x.shape()[1] == 0 {
+            return wanted.empty();
+        }
         cpu::backward_shared(self, z, x, g, wanted)
     }
 
@@ -297,6 +320,9 @@ impl<T: Element> Interaction<'_, T> {
             return Err(crate::Error::Unsupported { what: "the gradient in x of generated weights" });
         }
         wanted.check(self, z.shape(), [z.shape()[0], 0])?;
+        if z.shape()[0] == 0 {
+            return wanted.empty();
+        }
         cpu::backward_generate(self, z, weights, bias, wanted)
     }
 

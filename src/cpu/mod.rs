@@ -186,3 +186,17 @@ pub(crate) fn forward_saving<T: Element>(
         _ => p.forward(z, x, Sink::stored(y), parallel::threads(&context, plan::work(layer, n))),
     }
 }
+
+/// Zeros in all elements.
+pub(crate) fn fill_zero<A: Default, const D: usize>(to: &mut ViewMut<'_, A, D>) {
+    let (shape, strides, first) = (to.shape(), to.strides(), to.as_mut_ptr());
+    for element in 0..shape.iter().product::<usize>() {
+        let (mut rest, mut offset) = (element, 0isize);
+        for axis in (0..D).rev() {
+            offset = offset.wrapping_add(((rest % shape[axis]) as isize).wrapping_mul(strides[axis]));
+            rest /= shape[axis];
+        }
+        // SAFETY: the index is within the view's shape.
+        unsafe { *first.wrapping_offset(offset) = A::default() };
+    }
+}
