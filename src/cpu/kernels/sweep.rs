@@ -247,8 +247,9 @@ unsafe fn outer<S: Simd, const N: usize>(o: &OuterStream<S::Acc>) {
 unsafe fn combined<S: Simd, const N: usize>(factors: &[S::Vector; N], (row, ld): (*const S::Acc, usize)) -> S::Vector {
     // SAFETY: the caller's contract.
     unsafe {
-        let mut sum = S::mul(factors[0], S::load(row));
-        for (n, &factor) in factors.iter().enumerate().skip(1) {
+        // From zero on, as in all other sums: −0 + 0 is 0.
+        let mut sum = S::zero();
+        for (n, &factor) in factors.iter().enumerate() {
             sum = S::fma(factor, S::load(row.add(n * ld)), sum);
         }
         sum
