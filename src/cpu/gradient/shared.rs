@@ -61,7 +61,8 @@ pub(crate) fn backward_shared<T: Element>(
     let Some(Gradient { mut to, add }) = wanted.v else { return Ok(()) };
     // dV: of all rows at once where they are evenly spaced.
     let even = |view: View<'_, T, 3>| view.strides()[0] == view.strides()[1].wrapping_mul(rows as isize);
-    let (blocks, each) = if even(x) && even(g) { (1, groups * rows) } else { (groups.max(1), rows) };
+    let all = groups.checked_mul(rows).filter(|_| even(x) && even(g) || groups == 0);
+    let (blocks, each) = all.map_or((groups, rows), |all| (1, all));
     for block in 0..blocks {
         let one = View::strided(&ones, 0, [each, 1], [0, 1])?;
         let [g, x] = [g, x].map(|view| {
