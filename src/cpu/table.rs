@@ -1,7 +1,7 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
 use super::kernels::{
-    Combine, Components, FormKhatriRao, Fused, Gemm, Hadamard, OuterStream, OuterStrip, Pack, Stream, Sweep, Unpack,
+    Combine, Components, FormKhatriRao, Fused, Gemm, Hadamard, OuterStrip, Pack, Stream, Sweep, Unpack,
     Widened,
 };
 use super::simd::Kernels;
@@ -15,7 +15,6 @@ pub(crate) struct Arithmetic<A> {
     pub(crate) outer_strip: unsafe fn(&OuterStrip<A>),
     pub(crate) hadamard: unsafe fn(&Hadamard<A>),
     pub(crate) components: unsafe fn(&Components<A>),
-    pub(crate) outer_stream: unsafe fn(&OuterStream<A>),
     /// Panels of sums to a gradient or tangent.
     pub(crate) unpack: unsafe fn(&Unpack<A, A>),
     /// Independent FMAs, 12·LANES in each of so many rounds: what the peak is measured with.
@@ -141,11 +140,6 @@ macro_rules! arithmetic {
                 unsafe { kernels::components::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn outer_stream(args: &kernels::OuterStream<A>) {
-                // SAFETY: as above.
-                unsafe { kernels::outer_stream::<$simd>(args) }
-            }
-            $(#[target_feature(enable = $feature)])?
             unsafe fn unpack(args: &kernels::Unpack<A, A>) {
                 // SAFETY: as above.
                 unsafe { kernels::unpack::<$simd, A>(args) }
@@ -160,7 +154,7 @@ macro_rules! arithmetic {
                 // SAFETY: as above.
                 unsafe { kernels::read::<$simd>(from, len) }
             }
-            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, outer_strip, hadamard, components, outer_stream, unpack, peak, read }
+            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, outer_strip, hadamard, components, unpack, peak, read }
         };
     };
 }

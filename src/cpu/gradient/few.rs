@@ -1,8 +1,10 @@
-//! Gradients of at most four rows: W is read once for dz and dx together, and dW written once, in the order of memory.
+//! Gradients of at most four rows: W is read once for dz and dx together, and dW written once, in the same pass where their
+//! axes lie alike.
 //!
 //! W's outermost axis is cut into parts of a fixed number, for one thread too; sums that run over it are added in order.
 
-use crate::cpu::kernels::{OuterStream, Sweep, add_into};
+use crate::cpu::cache::Caches;
+use crate::cpu::kernels::{Outer, Sweep, add_into};
 use crate::cpu::output::{Place, Sink};
 use crate::cpu::parallel::{self, Shared};
 use crate::cpu::scratch;
@@ -10,7 +12,8 @@ use crate::cpu::simd::Kernels;
 use crate::cpu::small::{self, add_linear, copy_rows, pad};
 use crate::cpu::table::Table;
 use crate::cpu::trilinear::Trilinear;
-use crate::{Result, View, ViewMut};
+use crate::gradients::Gradient;
+use crate::{Result, View};
 
 /// Elements of W in a part, at least.
 const PART: usize = 1 << 16;
@@ -24,11 +27,40 @@ pub(super) fn possible<T: Kernels>(t: &Trilinear<'_, T>, w: View<'_, T, 3>) -> b
     t.n <= small::ROWS && t.n > 0 && unit(t.layout) && unit(w.strides()) && !t.lengths.contains(&0)
 }
 
-/// The gradients along the axes that have a sink.
+/// Whether dW can be written in the order of memory of W, in the pass that reads that.
+pub(super) fn alike<T: Kernels>(t: &Trilinear<'_, T>, w: &Gradient<'_, T::Acc, 3>) -> bool {
+    let inner = t.order()[2];
+    w.to.strides()[inner] == 1 || t.lengths[inner] <= 1
+}
+
+/// Where dW goes, with its axes in this order. What does not fit the caches is written past them.
+fn outer<A>(caches: &Caches, Gradient { mut to, add }: Gradient<'_, A, 3>, order: [usize; 3]) -> Destination<A> {
+    let ([_, qs, depth], strides) = (order.map(|axis| to.shape()[axis]), order.map(|axis| to.strides()[axis]));
+    let bytes = to.shape().iter().fold(size_of::<A>(), |bytes, &len| bytes.saturating_mul(len));
+    let past = !add && qs * depth > 1 && bytes > caches.l3 / 2;
+    Destination(Outer { to: to.as_mut_ptr(), p_stride: strides[0], q_stride: strides[1], add, past })
+}
+
+/// dW, of which tasks write parts of their own.
+#[derive(Clone, Copy)]
+struct Destination<A>(Outer<A>);
+
+// SAFETY: as above.
+unsafe impl<A: Send> Sync for Destination<A> {}
+
+impl<A: Copy> Destination<A> {
+    /// From an index along the outermost axis on.
+    fn at(&self, p: usize) -> Outer<A> {
+        Outer { to: self.0.to.wrapping_offset((p as isize).wrapping_mul(self.0.p_stride)), ..self.0 }
+    }
+}
+
+/// The gradients along the axes that have a sink, and dW, if it is given and [`alike`].
 pub(super) fn inputs<T: Kernels>(
     t: &Trilinear<'_, T>,
     w: View<'_, T, 3>,
     to: [Option<Sink<T>>; 3],
+    dw: Option<Gradient<'_, T::Acc, 3>>,
     threads: usize,
 ) -> Result<()> {
     let (n, order, table) = (t.n, t.order(), t.table);
@@ -40,7 +72,9 @@ pub(super) fn inputs<T: Kernels>(
     let most = lp.div_ceil(parts);
     let parts = lp.div_ceil(most);
     let longest = lp.max(lq).max(ls);
-    let sizes = [n * sp, n * sq, n * ss, n * sp, parts * n * sq, parts * n * ss, n * longest];
+    let from_memory = (lp * lq * ls).saturating_mul(size_of::<T>()) > t.caches.l2;
+    let dw = dw.map(|dw| outer(&t.caches, dw, order));
+    let sizes = [n * sp, n * sq, n * ss + 16, n * sp, parts * n * sq, parts * n * ss, n * longest];
     scratch::with(sizes, |[up, uq, us, dp, dq, ds, linear]| {
         // SAFETY: the scratch has these lengths; the operands' shapes agree; each part has sums of its own.
         unsafe {
@@ -69,6 +103,8 @@ pub(super) fn inputs<T: Kernels>(
                     batch: n,
                     inputs: [(up.add(first).cast_const(), sp), (uq.cast_const(), sq), (us.cast_const(), ss)],
                     sums: [sums(0, dp.add(first)), sums(1, dq.add(part * n * sq)), sums(2, ds.add(part * n * ss))],
+                    outer: dw.map(|dw| dw.at(first)),
+                    from_memory,
                 });
                 Ok(())
             })?;
@@ -106,15 +142,15 @@ pub(super) fn inputs<T: Kernels>(
 /// dW of few rows, whose axis j is contiguous.
 pub(super) fn weights<T: Kernels>(
     table: &Table<T>,
+    caches: &Caches,
     inputs: [View<'_, T, 2>; 3],
-    mut to: ViewMut<'_, T::Acc, 3>,
-    (add, past): (bool, bool),
+    dw: Gradient<'_, T::Acc, 3>,
     threads: usize,
 ) -> Result<()> {
-    let ([k, i, j], [sk, si, _]) = (to.shape(), to.strides());
+    let [k, i, j] = dw.to.shape();
     let n = inputs[0].shape()[0];
     let ld = [k, i, j].map(pad);
-    let first = Shared::new(to.as_mut_ptr());
+    let dw = outer(caches, dw, [0, 1, 2]);
     let tasks = if threads > 1 { (8 * threads).min(k) } else { 1 };
     let most = k.div_ceil(tasks.max(1)).max(1);
     scratch::with([n * ld[0], n * ld[1], n * ld[2] + 16], |copies: [*mut T::Acc; 3]| {
@@ -125,22 +161,22 @@ pub(super) fn weights<T: Kernels>(
         let copies = copies.map(Shared::new);
         parallel::run(threads, k.div_ceil(most), |index| {
             let [g, z, x] = copies.map(|copy| copy.get().cast_const());
-            for out in index * most..k.min((index + 1) * most) {
-                // SAFETY: the operands' shapes agree, and no other task has these outputs of the gradient.
-                unsafe {
-                    (table.arithmetic.outer_stream)(&OuterStream {
-                        to: first.get().wrapping_offset((out as isize).wrapping_mul(sk)),
-                        row_stride: si,
-                        rows: i,
-                        columns: j,
-                        batch: n,
-                        factor: (g.add(out), ld[0]),
-                        left: (z, ld[1]),
-                        right: (x, ld[2]),
-                        add,
-                        past,
-                    });
-                }
+            let first = index * most;
+            // SAFETY: the operands' shapes agree, and no other task has these outputs of the gradient.
+            unsafe {
+                (table.sweep)(&Sweep {
+                    w: std::ptr::null(),
+                    p_stride: 0,
+                    q_stride: 0,
+                    ps: most.min(k - first),
+                    qs: i,
+                    depth: j,
+                    batch: n,
+                    inputs: [(g.wrapping_add(first), ld[0]), (z, ld[1]), (x, ld[2])],
+                    sums: [std::ptr::null_mut(); 3],
+                    outer: Some(dw.at(first)),
+                    from_memory: true,
+                });
             }
             Ok(())
         })

@@ -32,7 +32,7 @@ pub(crate) fn backward<T: Element>(
     z: View<'_, T, 2>,
     x: View<'_, T, 2>,
     g: View<'_, T, 2>,
-    wanted: Wanted<'_, T>,
+    mut wanted: Wanted<'_, T>,
 ) -> Result<()> {
     let context = layer.context()?;
     context.device().check()?;
@@ -45,7 +45,7 @@ pub(crate) fn backward<T: Element>(
             let [z, x, tied] = [wanted.z, wanted.x, wanted.tied].map(|to| to.map(To::matrix));
             Factors { saved, ..p }.run(&Destinations { z, x, tied, ..destinations(wanted.cp) }, threads)?;
         }
-        None => inputs(layer, &context, [g, z, x], [wanted.z, wanted.x, wanted.tied], threads)?,
+        None => inputs(layer, &context, [g, z, x], [wanted.z, wanted.x, wanted.tied], &mut wanted.w, threads)?,
     }
     let one = View::strided(&ones, 0, [n, 1], [0, 1])?;
     if let Some(Gradient { to, add }) = wanted.w {
@@ -95,12 +95,13 @@ fn destinations<T: Element>(cp: WantedFactors<'_, T>) -> Destinations<T::Accumul
     Destinations { z: None, x: None, tied: None, factors, lambda: cp.lambda.map(To::vector) }
 }
 
-/// dz, dx, and their sum.
+/// dz, dx, and their sum; and dW, which is taken, if it is written in the same pass.
 fn inputs<T: Element>(
     layer: &Interaction<'_, T>,
     context: &Context,
     [g, z, x]: [View<'_, T, 2>; 3],
     [dz, dx, tied]: [Option<Gradient<'_, T::Accumulator, 2>>; 3],
+    dw: &mut Option<Gradient<'_, T::Accumulator, 3>>,
     threads: usize,
 ) -> Result<()> {
     let n = g.shape()[0];
@@ -110,13 +111,15 @@ fn inputs<T: Element>(
     if let Core::Dense(w) = layer.core
         && few::possible(&t, w)
     {
+        let any = dz.is_some() || dx.is_some() || tied.is_some();
+        let mut dw = dw.take_if(|dw| any && few::alike(&t, dw));
         if dz.is_some() || dx.is_some() {
-            few::inputs(&t, w, [None, dz, dx], threads)?;
+            few::inputs(&t, w, [None, dz, dx], dw.take(), threads)?;
         }
         if let Some(tied) = tied {
             let to = sink(tied);
-            few::inputs(&t, w, [None, Some(to), None], threads)?;
-            few::inputs(&t, w, [None, None, Some(to.adding())], threads)?;
+            few::inputs(&t, w, [None, Some(to), None], dw, threads)?;
+            few::inputs(&t, w, [None, None, Some(to.adding())], None, threads)?;
         }
         return Ok(());
     }

@@ -28,7 +28,7 @@ use crate::cpu::simd::Kernels;
 use crate::cpu::small::{self, copy_rows};
 use crate::cpu::table::Table;
 use crate::cpu::trilinear::rows;
-use crate::{Context, Result, View, ViewMut};
+use crate::{Context, Gradient, Result, View, ViewMut};
 
 /// Bytes of a block of dW and of the strips of x that belong to it, half of a usual L2 each.
 const BLOCK_BYTES: usize = 512 << 10;
@@ -152,11 +152,9 @@ impl<'a, T: Kernels> Weights<'a, T> {
 
     /// The gradient written or added to `to` [K, I, J].
     pub(super) fn run(&self, mut to: ViewMut<'_, T::Acc, 3>, add: bool, threads: usize) -> Result<()> {
-        let ([_, i, j], n) = (self.sizes(), self.g.shape()[0]);
+        let ([_, _, j], n) = (self.sizes(), self.g.shape()[0]);
         if (1..=small::ROWS).contains(&n) && (to.strides()[2] == 1 || j <= 1) {
-            let bytes = to.shape().iter().product::<usize>().saturating_mul(size_of::<T::Acc>());
-            let past = !add && i * j > 1 && bytes > self.caches.l3 / 2;
-            return few::weights(self.table, [self.g, self.z, self.x], to, (add, past), threads);
+            return few::weights(self.table, &self.caches, [self.g, self.z, self.x], Gradient { to, add }, threads);
         }
         let strides = to.strides();
         let [k, i, j] = self.sizes();

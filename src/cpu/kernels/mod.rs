@@ -20,4 +20,4 @@ pub(crate) use pack::{
     outer_strip, pack, unpack, widen,
 };
 pub(crate) use stream::{Combine, Fold, Stream, combine, outer, stream};
-pub(crate) use sweep::{OuterStream, Sweep, outer_stream, sweep};
+pub(crate) use sweep::{Outer, Sweep, sweep};
