@@ -1,8 +1,7 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
 use super::kernels::{
-    Combine, Components, FormKhatriRao, Fused, Gemm, Hadamard, OuterStrip, Pack, Stream, Sweep, Unpack,
-    Widened,
+    Components, FormKhatriRao, Fused, Gemm, Hadamard, OuterStrip, Pack, Stream, Sweep, Unpack, Widened,
 };
 use super::simd::Kernels;
 
@@ -37,7 +36,6 @@ pub(crate) struct Table<T: Kernels> {
     pub(crate) unpack: unsafe fn(&Unpack<T, T::Acc>),
     pub(crate) widen: unsafe fn(&Widened<T, T::Acc>),
     pub(crate) stream: unsafe fn(&Stream<T, T::Acc>),
-    pub(crate) combine: unsafe fn(&Combine<T, T::Acc>),
     pub(crate) sweep: unsafe fn(&Sweep<T, T::Acc>),
 }
 
@@ -70,11 +68,6 @@ macro_rules! table {
                 unsafe { kernels::stream::<$simd, $storage>(args) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn combine(args: &kernels::Combine<$storage, A>) {
-                // SAFETY: as above.
-                unsafe { kernels::combine::<$simd, $storage>(args) }
-            }
-            $(#[target_feature(enable = $feature)])?
             unsafe fn sweep(args: &kernels::Sweep<$storage, A>) {
                 // SAFETY: as above.
                 unsafe { kernels::sweep::<$simd, $storage>(args) }
@@ -89,7 +82,6 @@ macro_rules! table {
                 unpack,
                 widen,
                 stream,
-                combine,
                 sweep,
             }
         };

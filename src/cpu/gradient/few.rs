@@ -3,22 +3,24 @@
 //!
 //! W's outermost axis is cut into parts of a fixed number, for one thread too; sums that run over it are added in order.
 
-use crate::cpu::cache::Caches;
-use crate::cpu::kernels::{Outer, Sweep, add_into};
-use crate::cpu::output::{Place, Sink};
+use crate::cpu::cache::{Caches, parts};
+use crate::cpu::kernels::{Outer, Sweep, add_into, gather};
+use crate::cpu::output::Sink;
 use crate::cpu::parallel::{self, Shared};
 use crate::cpu::scratch;
-use crate::cpu::simd::Kernels;
-use crate::cpu::small::{self, add_linear, copy_rows, pad};
+use crate::cpu::simd::{Accumulator, Kernels};
+use crate::cpu::small::{self, copy_rows, pad};
 use crate::cpu::table::Table;
 use crate::cpu::trilinear::Trilinear;
 use crate::gradients::Gradient;
 use crate::{Result, View};
 
 /// Elements of W in a part, at least.
-const PART: usize = 1 << 16;
+pub(super) const PART: usize = 1 << 16;
 /// Parts, at most.
-const PARTS: usize = 8;
+pub(super) const PARTS: usize = 8;
+/// Rows of U or V that are gathered at a time.
+const GATHERED: usize = 4;
 
 /// Whether [`inputs`] can compute the gradients of so many rows for W of these strides.
 pub(super) fn possible<T: Kernels>(t: &Trilinear<'_, T>, w: View<'_, T, 3>) -> bool {
@@ -71,11 +73,9 @@ pub(super) fn inputs<T: Kernels>(
     let parts = (lp * lq * ls / PART).clamp(1, PARTS.min(lp));
     let most = lp.div_ceil(parts);
     let parts = lp.div_ceil(most);
-    let longest = lp.max(lq).max(ls);
-    let from_memory = (lp * lq * ls).saturating_mul(size_of::<T>()) > t.caches.l2;
     let dw = dw.map(|dw| outer(&t.caches, dw, order));
-    let sizes = [n * sp, n * sq, n * ss + 16, n * sp, parts * n * sq, parts * n * ss, n * longest];
-    scratch::with(sizes, |[up, uq, us, dp, dq, ds, linear]| {
+    let sizes = [n * sp, n * sq, n * ss + 16, n * sp, parts * n * sq, parts * n * ss];
+    scratch::with(sizes, |[up, uq, us, dp, dq, ds]| {
         // SAFETY: the scratch has these lengths; the operands' shapes agree; each part has sums of its own.
         unsafe {
             for ((axis, to), stride) in order.into_iter().zip([up, uq, us]).zip([sp, sq, ss]) {
@@ -104,7 +104,6 @@ pub(super) fn inputs<T: Kernels>(
                     inputs: [(up.add(first).cast_const(), sp), (uq.cast_const(), sq), (us.cast_const(), ss)],
                     sums: [sums(0, dp.add(first)), sums(1, dq.add(part * n * sq)), sums(2, ds.add(part * n * ss))],
                     outer: dw.map(|dw| dw.at(first)),
-                    from_memory,
                 });
                 Ok(())
             })?;
@@ -117,26 +116,72 @@ pub(super) fn inputs<T: Kernels>(
             let inputs = [(up, sp), (uq, sq), (us, ss)];
             for (place, (sums, stride)) in [(dp, sp), (dq, sq), (ds, ss)].into_iter().enumerate() {
                 let Some(to) = to[order[place]] else { continue };
-                let len = lengths[place];
-                std::slice::from_raw_parts_mut(linear, len * n).fill(T::Acc::default());
                 for other in 0..3 {
-                    let rows = (inputs[other].0.cast_const(), inputs[other].1);
-                    add_linear(table, t.between(order[place], order[other]), rows, n, linear)?;
+                    if let Some(weights) = t.between(order[other], order[place]) {
+                        let rows = (inputs[other].0.cast_const(), inputs[other].1);
+                        add_linear(table, weights, rows, n, (sums, stride))?;
+                    }
                 }
                 for row in 0..n {
-                    for column in 0..len {
-                        let sum = *sums.add(row * stride + column) + *linear.add(column * n + row);
-                        match to.at(row, column).place {
-                            Place::Stored(to) => *to = T::from_acc(sum),
-                            Place::Sums(to) => *to = sum,
-                            Place::Added(to) => *to += sum,
-                        }
-                    }
+                    to.write_row(row, std::slice::from_raw_parts(sums.add(row * stride), lengths[place]));
                 }
             }
         }
         Ok(())
     })
+}
+
+/// sums \[n\]\[i\] += Σ_k rows\[n\]\[k\] · weights\[k\]\[i\], for U with g, and V.
+///
+/// # Safety
+///
+/// `rows` are n rows of at least the weights' depth, padded with zeros to whole vectors; the sums have room for whole vectors.
+pub(super) unsafe fn add_linear<T: Kernels>(
+    table: &Table<T>,
+    weights: View<'_, T, 2>,
+    (rows, rows_ld): (*const T::Acc, usize),
+    n: usize,
+    (sums, ld): (*mut T::Acc, usize),
+) -> Result<()> {
+    let ([depth, columns], [row_stride, column_stride]) = (weights.shape(), weights.strides());
+    let (one, nowhere) = ([T::Acc::ONE; small::ROWS], std::ptr::null_mut());
+    let sweep = |w: *const T, q_stride: isize, qs: usize, depth: usize| Sweep {
+        w,
+        p_stride: 0,
+        q_stride,
+        ps: 1,
+        qs,
+        depth,
+        batch: n,
+        inputs: [(one.as_ptr(), 1), (rows, rows_ld), (rows, rows_ld)],
+        sums: [nowhere; 3],
+        outer: None,
+    };
+    // SAFETY: rows and columns are within the weights; the rest is the caller's contract.
+    unsafe {
+        if column_stride == 1 {
+            let along = sweep(weights.as_ptr(), row_stride, depth, columns);
+            let [up, uq, _] = along.inputs;
+            (table.sweep)(&Sweep { inputs: [up, uq, (rows, ld)], sums: [nowhere, nowhere, sums], ..along });
+            return Ok(());
+        }
+        if row_stride == 1 {
+            let across = sweep(weights.as_ptr(), column_stride, columns, depth);
+            let [up, _, us] = across.inputs;
+            (table.sweep)(&Sweep { inputs: [up, (rows, ld), us], sums: [nowhere, sums, nowhere], ..across });
+            return Ok(());
+        }
+        // Of other layouts some rows are gathered at a time.
+        scratch::with::<T, 1, ()>([GATHERED.saturating_mul(columns)], |[buffer]| {
+            for (first, len) in parts(depth, GATHERED, 1) {
+                let from = weights.as_ptr().wrapping_offset((first as isize).wrapping_mul(row_stride));
+                gather(from, (row_stride, column_stride), (len, columns), buffer, columns, |weight| weight);
+                let contiguous = View::from_raw_parts(buffer.cast_const(), [len, columns], [columns as isize, 1]);
+                add_linear(table, contiguous, (rows.add(first), rows_ld), n, (sums, ld))?;
+            }
+            Ok(())
+        })
+    }
 }
 
 /// dW of few rows, whose axis j is contiguous.
@@ -175,7 +220,6 @@ pub(super) fn weights<T: Kernels>(
                     inputs: [(g.wrapping_add(first), ld[0]), (z, ld[1]), (x, ld[2])],
                     sums: [std::ptr::null_mut(); 3],
                     outer: Some(dw.at(first)),
-                    from_memory: true,
                 });
             }
             Ok(())

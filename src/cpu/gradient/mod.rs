@@ -9,6 +9,7 @@
 
 mod contexts;
 mod cp;
+mod cp_few;
 mod few;
 mod jobs;
 mod shared;
@@ -39,13 +40,18 @@ pub(crate) fn backward<T: Element>(
     let n = g.shape()[0];
     let threads = parallel::threads(&context, plan::work(layer, n));
     let ones = [T::from_f64(1.0)];
+    let inputs = [g, z, x];
     match factors(layer, &context, z, Side::Input(x.insert_axis()), g.insert_axis(), &ones)? {
         Some(p) => {
             let saved = wanted.saved.filter(|_| n > 0).map(|saved| ([&saved.p[..], &saved.q[..]], saved.pitch));
             let [z, x, tied] = [wanted.z, wanted.x, wanted.tied].map(|to| to.map(To::matrix));
-            Factors { saved, ..p }.run(&Destinations { z, x, tied, ..destinations(wanted.cp) }, threads)?;
+            let (p, to) = (Factors { saved, ..p }, Destinations { z, x, tied, ..destinations(wanted.cp) });
+            match plan::contiguous_factors(layer) && cp_few::possible(&p, &to) {
+                true => cp_few::run(&p, inputs, &to, threads)?,
+                false => p.run(&to, threads)?,
+            }
         }
-        None => inputs(layer, &context, [g, z, x], [wanted.z, wanted.x, wanted.tied], &mut wanted.w, threads)?,
+        None => of_inputs(layer, &context, inputs, [wanted.z, wanted.x, wanted.tied], &mut wanted.w, threads)?,
     }
     let one = View::strided(&ones, 0, [n, 1], [0, 1])?;
     if let Some(Gradient { to, add }) = wanted.w {
@@ -96,7 +102,7 @@ fn destinations<T: Element>(cp: WantedFactors<'_, T>) -> Destinations<T::Accumul
 }
 
 /// dz, dx, and their sum; and dW, which is taken, if it is written in the same pass.
-fn inputs<T: Element>(
+fn of_inputs<T: Element>(
     layer: &Interaction<'_, T>,
     context: &Context,
     [g, z, x]: [View<'_, T, 2>; 3],

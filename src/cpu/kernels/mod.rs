@@ -19,5 +19,5 @@ pub(crate) use pack::{
     FormKhatriRao, Hadamard, OuterStrip, Pack, Unpack, Widened, add_into, form_khatri_rao, gather, hadamard,
     outer_strip, pack, unpack, widen,
 };
-pub(crate) use stream::{Combine, Fold, Stream, combine, outer, stream};
+pub(crate) use stream::{Fold, Stream, outer, stream};
 pub(crate) use sweep::{Outer, Sweep, sweep};

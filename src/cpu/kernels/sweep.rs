@@ -7,18 +7,17 @@
 //!   dW[p][q][s] = Σ_n u_p[n][p] u_q[n][q] · u_s[n][s]                                outer products
 //! ```
 //!
-//! Of memory, one row of W at a time: several are several streams, which it delivers a third slower. While one row is read
-//! another can be written past the caches, vector by vector, in little more time than either takes: by turns, even of a few
-//! KiB, they take the sum of both. Rows q in a cache, short ones, and those whose d_s are not in L1, are taken R together, so
-//! that the vectors of d_s are loaded and stored once for all of them. From memory W takes longer than the arithmetic: at
-//! most 3·N FMAs for LANES elements, N ≤ 4.
+//! R rows q are taken together, so that the vectors of d_s are loaded and stored once for all of them. From memory W takes
+//! longer than the arithmetic: 2·N FMAs for LANES elements, N ≤ 4.
+//!
+//! A core reads W while it writes dW past its caches, in four fifths of the time of one after the other, if every vector that
+//! is read is followed by one that is written; by turns of a few KiB it takes longer than one after the other. So it does
+//! with several rows, whose sums are stores between those of dW, and where dW goes through the caches.
 
 use crate::cpu::simd::{Kernels, Simd, Widen};
 
 /// Bytes that W is brought in advance: what a core reads in some 200 to 350 ns.
 const AHEAD: usize = 8192;
-/// Bytes of d_s that stay in L1 beside W and the inputs.
-const SUMS: usize = 16 << 10;
 
 /// Largest LANES of any level.
 const MAX_LANES: usize = 16;
@@ -40,8 +39,6 @@ pub(crate) struct Sweep<T, A> {
     /// Sums along p, q, s in the same form, those along s with room for whole vectors; null if not wanted.
     pub(crate) sums: [*mut A; 3],
     pub(crate) outer: Option<Outer<A>>,
-    /// Whether W, or dW, comes from memory or goes there.
-    pub(crate) from_memory: bool,
 }
 
 /// dW [ps][qs][depth], depth contiguous.
@@ -79,17 +76,19 @@ pub(crate) unsafe fn sweep<S: Widen<T>, T: Kernels<Acc = S::Acc>>(s: &Sweep<T, S
 #[inline(always)]
 unsafe fn wanted<S: Widen<T>, T: Kernels<Acc = S::Acc>, const R: usize, const N: usize>(s: &Sweep<T, S::Acc>) {
     let (dot, axpy) = (!s.sums[0].is_null() || !s.sums[1].is_null(), !s.sums[2].is_null());
+    let at_once = N == 1 && dot && s.outer.is_some_and(|outer| outer.past);
     // SAFETY: the caller's contract.
     unsafe {
-        match (dot, axpy, s.outer.is_some()) {
-            (true, true, true) => rows::<S, T, R, N, true, true, true>(s),
-            (true, true, false) => rows::<S, T, R, N, true, true, false>(s),
-            (true, false, true) => rows::<S, T, R, N, true, false, true>(s),
-            (true, false, false) => rows::<S, T, R, N, true, false, false>(s),
-            (false, true, true) => rows::<S, T, R, N, false, true, true>(s),
-            (false, true, false) => rows::<S, T, R, N, false, true, false>(s),
-            (false, false, true) => rows::<S, T, 1, N, false, false, true>(s),
-            (false, false, false) => {}
+        match (dot, axpy) {
+            (true, true) if at_once => rows::<S, T, 1, 1, true, true, true>(s),
+            (true, false) if at_once => rows::<S, T, 1, 1, true, false, true>(s),
+            (true, true) => rows::<S, T, R, N, true, true, false>(s),
+            (true, false) => rows::<S, T, R, N, true, false, false>(s),
+            (false, true) => rows::<S, T, R, N, false, true, false>(s),
+            (false, false) => {}
+        }
+        if s.outer.is_some() && !at_once {
+            rows::<S, T, 1, N, false, false, true>(s);
         }
     }
 }
@@ -106,16 +105,17 @@ unsafe fn rows<
 >(
     s: &Sweep<T, S::Acc>,
 ) {
-    let one = s.from_memory && s.depth >= 4 * S::LANES && N * s.depth <= SUMS / size_of::<S::Acc>();
-    let together = if one { 0 } else { s.qs / R * R };
     // SAFETY: rows and columns are below their numbers: the caller's contract.
     unsafe {
         for p in 0..s.ps {
-            for q in (0..together).step_by(R) {
+            let mut q = 0;
+            while q + R <= s.qs {
                 row::<S, T, R, N, DOT, AXPY, OUTER>(s, p, q);
+                q += R;
             }
-            for q in together..s.qs {
+            while q < s.qs {
                 row::<S, T, 1, N, DOT, AXPY, OUTER>(s, p, q);
+                q += 1;
             }
         }
     }
