@@ -12,8 +12,8 @@
 //! y is written by the microkernel's epilogue itself where its rows are contiguous. B, C and Aᵀ are packed once for the
 //! call if they fit [`PACKED_BYTES`], else strip by strip for each block.
 //!
-//! For at most [`super::small::ROWS`] rows nothing is packed: B and C are streamed in order, as
-//! [`super::kernels::sweep`] does, and the projection streams A as [`super::small`] streams U.
+//! For at most [`super::small::ROWS`] rows nothing is packed: rows of B and C are added up in order, and the
+//! projection streams A as [`super::small`] streams U.
 
 use super::cache::{Caches, caches, part, parts};
 use super::kernels::{Epilogue, Fold, Hadamard, Stream, Sweep};

@@ -156,8 +156,8 @@ pub(super) fn run<T: Kernels>(
                 stride: ld,
                 lambda,
                 h: wanted(needed.h, d_sums),
-                dq: wanted(needed.dq, q_sums),
-                dp: wanted(needed.dp, p_sums),
+                dq: wanted(needed.dq, p_sums),
+                dp: wanted(needed.dp, q_sums),
                 d_lambda: wanted(needed.lambda, d_lambda),
                 dq_sum: nowhere(),
             });
