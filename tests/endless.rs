@@ -152,16 +152,14 @@ fn batch(context: Context, say: &dyn Fn(String)) {
                 let exact = (what("reference"), reference::forward(&layer, z, x).unwrap()).1;
                 assert!(exact.value.as_slice().iter().all(|&y| y == terms as f64));
                 let tangents = Tangents { z: Some(z), x: Some(x), ..Tangents::default() };
-                let of_w = product(&[form.rank(), i, j]);
-                written(&what("tangent"), [n, k], terms + of_w, |to| {
-                    layer.tangent_into(z, x, &tangents, Gradient::write(to))
-                });
+                let moved = terms.saturating_add(product(&[form.rank(), i, j]));
+                written(&what("tangent"), [n, k], moved, |to| layer.tangent_into(z, x, &tangents, Gradient::write(to)));
                 written(&what("no tangent"), [n, k], 0, |to| {
                     layer.tangent_into(z, x, &Tangents::default(), Gradient::write(to))
                 });
                 what("reference::tangent");
                 match reference::tangent(&layer, z, x, &tangents) {
-                    Ok(exact) => assert!(exact.value.as_slice().iter().all(|&y| y == (terms + of_w) as f64)),
+                    Ok(exact) => assert!(exact.value.as_slice().iter().all(|&y| y == moved as f64)),
                     // It copies the operands.
                     Err(error) => {
                         assert!(matches!(error, Error::OutOfMemory { .. } | Error::TooLarge { .. }), "{error}")
