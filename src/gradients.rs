@@ -151,24 +151,38 @@ impl<T: Element, const D: usize> Gradients<T, D> {
 }
 
 impl<T: Element, const D: usize> Wanted<'_, T, D> {
-    /// Empty sums: zeros wherever something is written.
-    fn empty(self) -> Result<()> {
-        fn zero<A: Element, const D: usize>(gradient: Option<Gradient<'_, A, D>>) {
-            if let Some(Gradient { mut to, add: false }) = gradient {
-                cpu::fill_zero(&mut to);
+    /// Those that there is something to compute of, for so many rows: not those without elements, nor those that are sums of
+    /// nothing, which are written here. `layer` has no weights without elements.
+    fn nonzero(self, layer: &Interaction<'_, T>, rows: usize) -> Self {
+        fn keep<A: Element, const D: usize>(
+            gradient: Option<Gradient<'_, A, D>>,
+            terms: bool,
+        ) -> Option<Gradient<'_, A, D>> {
+            let mut gradient = gradient.filter(|gradient| !gradient.to.shape().contains(&0))?;
+            if !terms && !gradient.add {
+                cpu::fill_zero(&mut gradient.to);
             }
+            terms.then_some(gradient)
         }
-        zero(self.z);
-        zero(self.x);
-        zero(self.w);
-        zero(self.u);
-        zero(self.v);
-        zero(self.b);
-        zero(self.cp.a);
-        zero(self.cp.b);
-        zero(self.cp.c);
-        zero(self.cp.lambda);
-        Ok(())
+        let any = rows > 0;
+        let core = any && !layer.is_absent();
+        let (u, v, cp) = (any && layer.u.is_some(), any && layer.v.is_some(), core && layer.rank().is_some());
+        Wanted {
+            z: keep(self.z, core || u),
+            x: keep(self.x, core || v),
+            tied: keep(self.tied, core || u || v),
+            w: keep(self.w, any),
+            u: keep(self.u, any),
+            v: keep(self.v, any),
+            b: keep(self.b, any),
+            cp: WantedFactors {
+                a: keep(self.cp.a, cp),
+                b: keep(self.cp.b, cp),
+                c: keep(self.cp.c, cp),
+                lambda: keep(self.cp.lambda, cp),
+            },
+            saved: self.saved,
+        }
     }
 
     /// That every destination has the shape of what it is for.
@@ -249,7 +263,8 @@ impl<T: Element> Interaction<'_, T> {
     ) -> Result<()> {
         self.check_backward(&z, &x, &g)?;
         wanted.check(self, z.shape(), x.shape())?;
-        cpu::backward(self, z, x, g, wanted)
+        let layer = self.along([true; 3]);
+        cpu::backward(&layer, z, x, g, wanted.nonzero(&layer, x.shape()[0]))
     }
 
     /// The gradients of [`forward_shared`](Self::forward_shared) for the gradient `g` [G, M, K] of its result: dz is summed
@@ -285,10 +300,8 @@ impl<T: Element> Interaction<'_, T> {
     ) -> Result<()> {
         self.check_backward_shared(&z, &x, &g)?;
         wanted.check(self, z.shape(), x.shape())?;
-        if z.shape()[0] == 0 || x.shape()[1] == 0 {
-            return wanted.empty();
-        }
-        cpu::backward_shared(self, z, x, g, wanted)
+        let layer = self.along([true; 3]);
+        cpu::backward_shared(&layer, z, x, g, wanted.nonzero(&layer, x.shape()[0].saturating_mul(x.shape()[1])))
     }
 
     /// The gradients of [`generate`](Self::generate), for those of its results: `weights` [G, K, J] of W′ and `bias` [G, K] of
@@ -320,10 +333,8 @@ impl<T: Element> Interaction<'_, T> {
             return Err(crate::Error::Unsupported { what: "the gradient in x of generated weights" });
         }
         wanted.check(self, z.shape(), [z.shape()[0], 0])?;
-        if z.shape()[0] == 0 {
-            return wanted.empty();
-        }
-        cpu::backward_generate(self, z, weights, bias, wanted)
+        let layer = self.along([true; 3]);
+        cpu::backward_generate(&layer, z, weights, bias, wanted.nonzero(&layer, z.shape()[0]))
     }
 
     pub(crate) fn check_backward(&self, z: &View<'_, T, 2>, x: &View<'_, T, 2>, g: &View<'_, T, 2>) -> Result<()> {

@@ -43,7 +43,7 @@ pub(crate) fn backward<T: Element>(
     let inputs = [g, z, x];
     match factors(layer, &context, z, Side::Input(x.insert_axis()), g.insert_axis(), &ones)? {
         Some(p) => {
-            let saved = wanted.saved.filter(|_| n > 0).map(|saved| ([&saved.p[..], &saved.q[..]], saved.pitch));
+            let saved = wanted.saved.map(|saved| ([&saved.p[..], &saved.q[..]], saved.pitch));
             let [z, x, tied] = [wanted.z, wanted.x, wanted.tied].map(|to| to.map(To::matrix));
             let (p, to) = (Factors { saved, ..p }, Destinations { z, x, tied, ..destinations(wanted.cp) });
             match plan::contiguous_factors(layer) && cp_few::possible(&p, &to) {
@@ -110,8 +110,7 @@ fn of_inputs<T: Element>(
     dw: &mut Option<Gradient<'_, T::Accumulator, 3>>,
     threads: usize,
 ) -> Result<()> {
-    let n = g.shape()[0];
-    let t = Trilinear { inputs: [Some(g), Some(z), Some(x)], bias: None, ..trilinear(layer, context, n) };
+    let t = form(layer, context, [g, z, x])?;
     let sink = |Gradient { to, add }: Gradient<'_, T::Accumulator, 2>| Sink::sums(to, add);
     let (dz, dx) = (dz.map(sink), dx.map(sink));
     if let Core::Dense(w) = layer.core
@@ -133,21 +132,27 @@ fn of_inputs<T: Element>(
     let (other, x_cost) = t.roles([false, false, true]);
     let (both, cost) = t.roles([false, true, true]);
     let joint = cost < z_cost + x_cost && contract::joint(&t, [both.a, both.b]);
-    match (dz, dx) {
-        (Some(dz), Some(dx)) if joint => contract(&t, both, [None, Some(dz), Some(dx)], threads)?,
-        (dz, dx) => {
-            if let Some(dz) = dz {
-                contract(&t, one, [None, Some(dz), None], threads)?;
-            }
-            if let Some(dx) = dx {
-                contract(&t, other, [None, None, Some(dx)], threads)?;
-            }
-        }
+    let (mut dz, mut dx) = (dz, dx);
+    if joint && dz.is_some() && dx.is_some() {
+        contract(&t, both, [None, dz.take(), dx.take()], threads)?;
     }
-    if let Some(tied) = tied {
-        let to = sink(tied);
-        contract(&t, one, [None, Some(to), None], threads)?;
-        contract(&t, other, [None, None, Some(to.adding())], threads)?;
+    let tied = tied.map(sink);
+    let [along_z, along_x] = [[false, true, false], [false, false, true]].map(|outs| layer.along(outs));
+    for to in [dz, tied].into_iter().flatten() {
+        contract(&form(&along_z, context, [g, z, x])?, one, [None, Some(to), None], threads)?;
+    }
+    for to in [dx, tied.map(Sink::adding)].into_iter().flatten() {
+        contract(&form(&along_x, context, [g, z, x])?, other, [None, None, Some(to)], threads)?;
     }
     Ok(())
+}
+
+/// T of a dense or linear layer: of its axes, those of g, z and x that it has.
+fn form<'a, T: Element>(
+    layer: &Interaction<'a, T>,
+    context: &Context,
+    [g, z, x]: [View<'a, T, 2>; 3],
+) -> Result<Trilinear<'a, T>> {
+    let inputs = [Some(g.slice(1, 0..layer.k)?), Some(z.slice(1, 0..layer.i)?), Some(x.slice(1, 0..layer.j)?)];
+    Ok(Trilinear { inputs, bias: None, ..trilinear(layer, context, g.shape()[0]) })
 }
