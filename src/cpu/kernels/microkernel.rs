@@ -50,18 +50,45 @@ impl<A> Ahead<A> {
     }
 }
 
-/// The microkernel. A tile of fewer rows or vectors is another instance, so edges run at full speed.
+/// Where the vectors of the lane operand come from, a step of depth after the other.
+pub(super) trait Source<S: Simd, const MV: usize> {
+    /// # Safety
+    ///
+    /// At most `depth` times; the rest is the microkernel's contract.
+    unsafe fn next(&mut self) -> [S::Vector; MV];
+}
+
+/// The lane operand in memory, and its `a_stride`.
+pub(super) struct Loaded<A>(pub(super) *const A, pub(super) isize);
+
+impl<S: Simd, const MV: usize> Source<S, MV> for Loaded<S::Acc> {
+    #[inline(always)]
+    unsafe fn next(&mut self) -> [S::Vector; MV] {
+        // SAFETY: `v` < MV: within the operand by the caller's contract.
+        unsafe {
+            let mut lanes = [S::zero(); MV];
+            for (v, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = S::load(self.0.add(v * S::LANES));
+            }
+            self.0 = self.0.wrapping_offset(self.1);
+            lanes
+        }
+    }
+}
+
+/// The microkernel. A tile of fewer rows or vectors is another instance, so edges run at full speed. So many `early` steps
+/// bring what is `first`, the others what is `ahead`.
 ///
 /// # Safety
 ///
-/// A and B valid as drawn above. What is `ahead` need not be readable.
+/// A and B valid as drawn above. What is `first` and `ahead` need not be readable.
 #[inline(always)]
 pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
     depth: usize,
-    mut a: *const S::Acc,
-    a_stride: isize,
+    mut a: impl Source<S, MV>,
     b: *const S::Acc,
     (b_stride, b_step): (isize, isize),
+    (early, first): (usize, Ahead<S::Acc>),
     ahead: &mut Ahead<S::Acc>,
 ) -> [[S::Vector; MV]; NR] {
     // SAFETY: `d` < `depth`, `o` < NR, `v` < MV: within the operands by the caller's contract.
@@ -73,28 +100,27 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
         for (t, third) in third.iter_mut().enumerate() {
             *third = opaque(b.wrapping_offset(3 * t as isize * b_stride));
         }
-        let Ahead { mut weights, weights_step, weights_jump, mut panels, panels_step } = *ahead;
-        for _ in 0..depth {
-            S::prefetch(weights);
-            S::prefetch(panels);
-            weights = weights.wrapping_byte_add(weights_step);
-            panels = panels.wrapping_byte_add(panels_step);
-            let mut lanes = [S::zero(); MV];
-            for (v, lanes) in lanes.iter_mut().enumerate() {
-                *lanes = S::load(a.add(v * S::LANES));
-            }
-            for (o, acc) in acc.iter_mut().enumerate() {
-                let element = S::splat(*third[o / 3].offset((o % 3) as isize * b_stride));
-                for (acc, &lanes) in acc.iter_mut().zip(&lanes) {
-                    *acc = S::fma(lanes, element, *acc);
+        let early = early.min(depth);
+        for (steps, ahead) in [(early, &mut { first }), (depth - early, &mut *ahead)] {
+            let Ahead { mut weights, weights_step, weights_jump, mut panels, panels_step } = *ahead;
+            for _ in 0..steps {
+                S::prefetch(weights);
+                S::prefetch(panels);
+                weights = weights.wrapping_byte_add(weights_step);
+                panels = panels.wrapping_byte_add(panels_step);
+                let lanes = a.next();
+                for (o, acc) in acc.iter_mut().enumerate() {
+                    let element = S::splat(*third[o / 3].offset((o % 3) as isize * b_stride));
+                    for (acc, &lanes) in acc.iter_mut().zip(&lanes) {
+                        *acc = S::fma(lanes, element, *acc);
+                    }
+                }
+                for third in &mut third {
+                    *third = third.wrapping_offset(b_step);
                 }
             }
-            a = a.wrapping_offset(a_stride);
-            for third in &mut third {
-                *third = third.wrapping_offset(b_step);
-            }
+            (ahead.weights, ahead.panels) = (weights.wrapping_byte_offset(weights_jump), panels);
         }
-        (ahead.weights, ahead.panels) = (weights.wrapping_byte_offset(weights_jump), panels);
         acc
     }
 }
