@@ -87,13 +87,13 @@ impl<'a, T: Kernels> Weights<'a, T> {
     fn blocks(&self, threads: usize) -> Blocks {
         let (table, size) = (self.table, size_of::<T::Acc>());
         let ([rows, left], sizes, n) = (self.axes(), self.sizes(), self.n());
-        let kc = part(n, self.caches.kc::<T>(table).min(256), table.lanes).max(table.lanes);
+        let kc = part(n, std::env::var("TRI_KC").map_or(256, |v| v.parse().unwrap()), table.lanes).max(table.lanes);
         let wanted = if threads > 1 { 4 * threads } else { 1 };
         let j = part(sizes[2], BLOCK_BYTES / size / kc, table.mr).max(1);
         let others = wanted.div_ceil(sizes[2].div_ceil(j).max(1));
         let most =
             (BLOCK_BYTES / size / j).min(sizes[rows].div_ceil(others.div_ceil(sizes[left].max(1))).max(table.nr));
-        let r = part(sizes[rows], most, table.nr).max(1);
+        let r = part(sizes[rows], most.next_multiple_of(table.nr), table.nr).max(1);
         let most = (BLOCK_BYTES / size / j / r).max(BLOCK_ROWS / r).clamp(1, BLOCK_ROWS);
         let others = others.div_ceil(sizes[rows].div_ceil(r).max(1));
         let l = part(sizes[left], most.min(sizes[left].div_ceil(others)), 1).max(1);
@@ -158,16 +158,23 @@ impl<T: Kernels> Task<'_, T> {
         self.first.wrapping_offset(offset)
     }
 
-    /// Rows n and the block's columns of an input as accumulators, padded with zeros. They are copied even where they could
-    /// be read in place: rows whose distance is a power of two, as in most layers, share a few sets of L1.
-    unsafe fn copy(&self, axis: usize, n: Part) {
-        let (input, columns) = (self.w.inputs[axis], self.block[axis]);
+    /// Rows n and the block's columns of an input as accumulators, vectors past the last column readable; and their
+    /// distance. They are copied if in place they would share a few sets of L1, their distance being a power of two as in
+    /// most layers.
+    unsafe fn rows(&self, axis: usize, n: Part) -> (*const T::Acc, isize) {
+        let (input, columns, lanes) = (self.w.inputs[axis], self.block[axis], self.w.table.lanes);
         let [sn, sc] = input.strides();
         let offset = (n.0 as isize).wrapping_mul(sn).wrapping_add((columns.0 as isize).wrapping_mul(sc));
         let from = input.as_ptr().wrapping_offset(offset);
+        let line = 64 / size_of::<T::Acc>() as isize;
+        let spread = sn % line == 0 && (sn / line % 2 != 0 || sn.abs() <= 2 * line);
+        if T::IN_PLACE && sc == 1 && spread && (axis < 2 || columns.1.is_multiple_of(lanes)) {
+            return (from.cast(), sn);
+        }
         let (to, pitch) = (self.scratch[axis], self.blocks.pitch[axis]);
         // SAFETY: rows and columns are within the input; room for the rows.
         unsafe { copy_rows(self.w.table, View::from_raw_parts(from, [n.1, columns.1], [sn, sc]), to, pitch) };
+        (to.cast_const(), pitch as isize)
     }
 
     unsafe fn run(&self, add: bool) {
@@ -179,16 +186,14 @@ impl<T: Kernels> Task<'_, T> {
         // SAFETY: see `Weights::run`, here and in all that it calls.
         unsafe {
             for block in parts(self.w.n(), blocks.n, blocks.kc) {
-                for axis in 0..3 {
-                    self.copy(axis, block);
-                }
+                let inputs = [self.rows(0, block), self.rows(1, block), self.rows(2, block)];
                 for first in (0..lefts * across).step_by(mv) {
                     let vectors = mv.min(lefts * across - first);
                     // Its factor and its first column.
                     let of = |v: usize| ((first + v) / across, (first + v) % across * lanes);
                     let whole = self.strides[2] == 1 && (0..vectors).all(|v| of(v).1 + lanes <= columns);
                     for n in parts(block.1, blocks.kc, blocks.kc) {
-                        let at = |axis: usize| self.scratch[axis].cast_const().wrapping_add(n.0 * blocks.pitch[axis]);
+                        let at = |axis: usize| inputs[axis].0.wrapping_offset(n.0 as isize * inputs[axis].1);
                         let ([mut left, mut right], mut out) = ([Products::NONE.0; 2], Products::NONE.1);
                         for v in 0..vectors {
                             let (factor, column) = of(v);
@@ -201,11 +206,11 @@ impl<T: Kernels> Task<'_, T> {
                             vectors,
                             depth: n.1,
                             left,
-                            left_step: blocks.pitch[blocks.left] as isize,
+                            left_step: inputs[blocks.left].1,
                             right,
-                            right_step: blocks.pitch[2] as isize,
+                            right_step: inputs[2].1,
                             b: at(blocks.rows),
-                            b_step: blocks.pitch[blocks.rows] as isize,
+                            b_step: inputs[blocks.rows].1,
                             rows,
                             formed,
                             out,
