@@ -6,10 +6,9 @@
 //!   rows    z [n][i]                               lanes   g[n][k] · x[n][j], vectors of j, of one k after the other
 //!
 //!   loop 5   blocks of dW: the tasks of the threads
-//!   loop 4     the batch by blocks whose g, z and x stay in cache        L2
-//!   loop 3       strips of MV vectors of lanes (k, j)
-//!   loop 2         the depth n by KC: a strip is KC × MR                 L1
-//!   loop 1           tiles of NR rows i, of which the first forms the strip
+//!   loop 4     the depth n by KC                                         dW in L2, z and x in L1 and L2
+//!   loop 3       strips of MV vectors of lanes (k, j), each KC × MR      L1
+//!   loop 2         tiles of NR rows i, of which the first forms the strip
 //! ```
 //!
 //! A row of one input costs the forming of a strip, a multiplication a vector, so the longer of i and k are the rows. Of
@@ -17,7 +16,7 @@
 
 use super::few;
 use crate::cpu::cache::{Caches, caches, part, parts};
-use crate::cpu::kernels::{Products, add_into};
+use crate::cpu::kernels::{Pack, Products, add_into};
 use crate::cpu::operand::Part;
 use crate::cpu::parallel::{self, Shared};
 use crate::cpu::scratch;
@@ -29,8 +28,6 @@ use crate::{Context, Result, View, ViewMut};
 
 /// Bytes of a block of dW, half of a usual L2.
 const BLOCK_BYTES: usize = 512 << 10;
-/// Bytes of a block of g, z and x.
-const INPUT_BYTES: usize = 384 << 10;
 /// Rows (k, i) that a block should have at least, to share the copies of its inputs.
 const BLOCK_ROWS: usize = 512;
 
@@ -49,13 +46,12 @@ struct Blocks {
     left: usize,
     /// Block of each axis of dW.
     lengths: [usize; 3],
-    /// Rows of the batch in a block.
-    n: usize,
     /// Depth of a pass.
     kc: usize,
-    /// Distances between the rows of the copies of g, z and x: an odd number of cache lines, so that they use all sets of L1.
+    /// Distances between the rows of the copies of two inputs: an odd number of cache lines, so that they use all sets of
+    /// L1. Of the factors, which are transposed, KC.
     pitch: [usize; 3],
-    /// Lengths of scratch arrays: g, z, x, a strip, a tile.
+    /// Lengths of scratch arrays: the copies of g, z and x, a strip, a tile.
     scratch: [usize; 5],
 }
 
@@ -87,7 +83,9 @@ impl<'a, T: Kernels> Weights<'a, T> {
     fn blocks(&self, threads: usize) -> Blocks {
         let (table, size) = (self.table, size_of::<T::Acc>());
         let ([rows, left], sizes, n) = (self.axes(), self.sizes(), self.n());
-        let kc = part(n, std::env::var("TRI_KC").map_or(256, |v| v.parse().unwrap()), table.lanes).max(table.lanes);
+        // Each step takes a line of the rows and of x, which NR rows of FMAs hide if they come from L2.
+        let most = self.caches.l1 / 128 * table.nr / 12;
+        let kc = part(n, most, table.lanes).next_multiple_of(table.lanes).max(table.lanes);
         let wanted = if threads > 1 { 4 * threads } else { 1 };
         let j = part(sizes[2], BLOCK_BYTES / size / kc, table.mr).max(1);
         let others = wanted.div_ceil(sizes[2].div_ceil(j).max(1));
@@ -99,12 +97,12 @@ impl<'a, T: Kernels> Weights<'a, T> {
         let l = part(sizes[left], most.min(sizes[left].div_ceil(others)), 1).max(1);
         let mut lengths = [0, 0, j];
         (lengths[rows], lengths[left]) = (r, l);
-        let pitch = lengths.map(|len| (len.div_ceil(16) | 1) * 16);
-        let row = pitch.iter().sum::<usize>();
-        let nb = ((INPUT_BYTES / size / row / kc).max(1) * kc).min(n.next_multiple_of(kc));
-        let [g, z, x] = pitch.map(|pitch| pitch * nb);
-        let scratch = [g, z, x, table.mr * kc, r * table.mr];
-        Blocks { rows, left, lengths, n: nb, kc, pitch, scratch }
+        let mut pitch = lengths.map(|len| (len.div_ceil(16) | 1) * 16);
+        pitch[left] = kc;
+        let mut copies = pitch.map(|pitch| pitch * kc);
+        copies[left] = l * kc;
+        let [g, z, x] = copies;
+        Blocks { rows, left, lengths, kc, pitch, scratch: [g, z, x, table.mr * kc, r * table.mr] }
     }
 
     /// The gradient written or added to `to` [K, I, J].
@@ -158,23 +156,49 @@ impl<T: Kernels> Task<'_, T> {
         self.first.wrapping_offset(offset)
     }
 
-    /// Rows n and the block's columns of an input as accumulators, vectors past the last column readable; and their
+    /// Where row `n` of the block's columns of an input is.
+    fn at(&self, axis: usize, n: usize) -> *const T {
+        let (input, column) = (self.w.inputs[axis], self.block[axis].0);
+        let [sn, sc] = input.strides();
+        let offset = (n as isize).wrapping_mul(sn).wrapping_add((column as isize).wrapping_mul(sc));
+        input.as_ptr().wrapping_offset(offset)
+    }
+
+    /// Rows n and the block's columns of an input as accumulators, vectors past the last column of x readable; and their
     /// distance. They are copied if in place they would share a few sets of L1, their distance being a power of two as in
     /// most layers.
     unsafe fn rows(&self, axis: usize, n: Part) -> (*const T::Acc, isize) {
-        let (input, columns, lanes) = (self.w.inputs[axis], self.block[axis], self.w.table.lanes);
-        let [sn, sc] = input.strides();
-        let offset = (n.0 as isize).wrapping_mul(sn).wrapping_add((columns.0 as isize).wrapping_mul(sc));
-        let from = input.as_ptr().wrapping_offset(offset);
+        let (from, columns, lanes) = (self.at(axis, n.0), self.block[axis].1, self.w.table.lanes);
+        let [sn, sc] = self.w.inputs[axis].strides();
         let line = 64 / size_of::<T::Acc>() as isize;
         let spread = sn % line == 0 && (sn / line % 2 != 0 || sn.abs() <= 2 * line);
-        if T::IN_PLACE && sc == 1 && spread && (axis < 2 || columns.1.is_multiple_of(lanes)) {
+        if T::IN_PLACE && sc == 1 && spread && (axis < 2 || columns.is_multiple_of(lanes)) {
             return (from.cast(), sn);
         }
         let (to, pitch) = (self.scratch[axis], self.blocks.pitch[axis]);
         // SAFETY: rows and columns are within the input; room for the rows.
-        unsafe { copy_rows(self.w.table, View::from_raw_parts(from, [n.1, columns.1], [sn, sc]), to, pitch) };
+        unsafe { copy_rows(self.w.table, View::from_raw_parts(from, [n.1, columns], [sn, sc]), to, pitch) };
         (to.cast_const(), pitch as isize)
+    }
+
+    /// The factors, each with its elements n side by side, KC apart.
+    unsafe fn factors(&self, n: Part) -> *const T::Acc {
+        let axis = self.blocks.left;
+        let [row_stride, column_stride] = self.w.inputs[axis].strides();
+        let (from, to, width) = (self.at(axis, n.0), self.scratch[axis], self.blocks.kc);
+        // SAFETY: rows and columns are within the input; room for the factors.
+        unsafe {
+            (self.w.table.pack)(&Pack {
+                from,
+                row_stride,
+                column_stride,
+                rows: n.1,
+                depth: self.block[axis].1,
+                to,
+                width,
+            });
+        }
+        to.cast_const()
     }
 
     unsafe fn run(&self, add: bool) {
@@ -185,44 +209,42 @@ impl<T: Kernels> Task<'_, T> {
         let across = columns.div_ceil(lanes);
         // SAFETY: see `Weights::run`, here and in all that it calls.
         unsafe {
-            for block in parts(self.w.n(), blocks.n, blocks.kc) {
-                let inputs = [self.rows(0, block), self.rows(1, block), self.rows(2, block)];
+            for n in parts(self.w.n(), blocks.kc, blocks.kc) {
+                let add = n.0 > 0 || add;
+                let (b, b_step) = self.rows(blocks.rows, n);
+                let (x, right_step) = self.rows(2, n);
+                let factors = self.factors(n);
                 for first in (0..lefts * across).step_by(mv) {
                     let vectors = mv.min(lefts * across - first);
                     // Its factor and its first column.
                     let of = |v: usize| ((first + v) / across, (first + v) % across * lanes);
                     let whole = self.strides[2] == 1 && (0..vectors).all(|v| of(v).1 + lanes <= columns);
-                    for n in parts(block.1, blocks.kc, blocks.kc) {
-                        let at = |axis: usize| inputs[axis].0.wrapping_offset(n.0 as isize * inputs[axis].1);
-                        let ([mut left, mut right], mut out) = ([Products::NONE.0; 2], Products::NONE.1);
-                        for v in 0..vectors {
-                            let (factor, column) = of(v);
-                            left[v] = at(blocks.left).wrapping_add(factor);
-                            right[v] = at(2).wrapping_add(column);
-                            out[v] = if whole { self.target(factor, column) } else { tile.wrapping_add(v * lanes) };
-                        }
-                        let add = block.0 + n.0 > 0 || add;
-                        (table.arithmetic.products)(&Products {
-                            vectors,
-                            depth: n.1,
-                            left,
-                            left_step: inputs[blocks.left].1,
-                            right,
-                            right_step: inputs[2].1,
-                            b: at(blocks.rows),
-                            b_step: inputs[blocks.rows].1,
-                            rows,
-                            formed,
-                            out,
-                            out_stride: if whole { self.strides[blocks.rows] } else { (vectors * lanes) as isize },
-                            add: add && whole,
-                        });
-                        for v in 0..if whole { 0 } else { vectors } {
-                            let (factor, column) = of(v);
-                            let sums = tile.wrapping_add(v * lanes).cast_const();
-                            let len = lanes.min(columns - column);
-                            self.write((sums, vectors * lanes), self.target(factor, column), [rows, len], add);
-                        }
+                    let ([mut left, mut right], mut out) = ([Products::NONE.0; 2], Products::NONE.1);
+                    for v in 0..vectors {
+                        let (factor, column) = of(v);
+                        left[v] = factors.wrapping_add(factor * blocks.kc);
+                        right[v] = x.wrapping_add(column);
+                        out[v] = if whole { self.target(factor, column) } else { tile.wrapping_add(v * lanes) };
+                    }
+                    (table.arithmetic.products)(&Products {
+                        vectors,
+                        depth: n.1,
+                        left,
+                        right,
+                        right_step,
+                        b,
+                        b_step,
+                        rows,
+                        formed,
+                        out,
+                        out_stride: if whole { self.strides[blocks.rows] } else { (vectors * lanes) as isize },
+                        add: add && whole,
+                    });
+                    for v in 0..if whole { 0 } else { vectors } {
+                        let (factor, column) = of(v);
+                        let sums = tile.wrapping_add(v * lanes).cast_const();
+                        let len = lanes.min(columns - column);
+                        self.write((sums, vectors * lanes), self.target(factor, column), [rows, len], add);
                     }
                 }
             }

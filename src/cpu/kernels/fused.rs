@@ -72,8 +72,9 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(
         for tile in 0..tiles {
             let row = first + tile * NR;
             let b = w.wrapping_offset(row as isize * f.row_stride);
-            let (lanes, strides) = (Loaded(f.lanes, width as isize), (f.row_stride, f.step));
-            let acc = microkernel::<S, MV, NR>(f.depth, lanes, b, strides, (0, *ahead), ahead);
+            let mut lanes = Loaded { a: f.lanes, a_stride: width as isize, ahead: *ahead };
+            let acc = microkernel::<S, MV, NR>(f.depth, &mut lanes, b, (f.row_stride, f.step));
+            *ahead = lanes.ahead.next_tile();
             if let Some((p, sums)) = f.dot {
                 let (p, sums) = (p.wrapping_add(row * width), sums.wrapping_add(a * width));
                 for v in 0..MV {

@@ -86,7 +86,7 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
             let row = first + tile * NR;
             let b = g.b.wrapping_offset(row as isize * g.b_stride);
             let none = Ahead::none(g.a);
-            let mut ahead = match g.fetch {
+            let ahead = match g.fetch {
                 Fetch::Nothing => none,
                 Fetch::Rows => Ahead {
                     weights: b.wrapping_offset(AHEAD * NR as isize * g.b_stride),
@@ -105,8 +105,8 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
                     ..none
                 },
             };
-            let (lanes, strides) = (Loaded(g.a, g.a_stride), (g.b_stride, g.b_step));
-            let acc = microkernel::<S, MV, NR>(g.depth, lanes, b, strides, (0, none), &mut ahead);
+            let mut lanes = Loaded { a: g.a, a_stride: g.a_stride, ahead };
+            let acc = microkernel::<S, MV, NR>(g.depth, &mut lanes, b, (g.b_stride, g.b_step));
             // One loop for each, so that the sums stay in registers.
             let out = g.out.wrapping_add(row * g.out_stride);
             let at = |o: usize, v: usize| out.wrapping_add(o * g.out_stride + v * S::LANES);

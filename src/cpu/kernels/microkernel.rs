@@ -38,6 +38,11 @@ impl<A> Ahead<A> {
         Ahead { weights: used, weights_step: 0, weights_jump: 0, panels: used, panels_step: 0 }
     }
 
+    /// After a tile.
+    pub(super) fn next_tile(self) -> Self {
+        Ahead { weights: self.weights.wrapping_byte_offset(self.weights_jump), ..self }
+    }
+
     /// So many tiles of so many steps of depth later.
     pub(crate) fn after(self, tiles: usize, depth: usize) -> Self {
         let steps = tiles * depth;
@@ -50,7 +55,7 @@ impl<A> Ahead<A> {
     }
 }
 
-/// Where the vectors of the lane operand come from, a step of depth after the other.
+/// The lane operand, a step of depth after the other, and what is asked for in advance meanwhile.
 pub(super) trait Source<S: Simd, const MV: usize> {
     /// # Safety
     ///
@@ -58,38 +63,44 @@ pub(super) trait Source<S: Simd, const MV: usize> {
     unsafe fn next(&mut self) -> [S::Vector; MV];
 }
 
-/// The lane operand in memory, and its `a_stride`.
-pub(super) struct Loaded<A>(pub(super) *const A, pub(super) isize);
+/// Lanes in memory.
+pub(super) struct Loaded<A> {
+    pub(super) a: *const A,
+    pub(super) a_stride: isize,
+    pub(super) ahead: Ahead<A>,
+}
 
 impl<S: Simd, const MV: usize> Source<S, MV> for Loaded<S::Acc> {
     #[inline(always)]
     unsafe fn next(&mut self) -> [S::Vector; MV] {
+        let ahead = &mut self.ahead;
         // SAFETY: `v` < MV: within the operand by the caller's contract.
         unsafe {
+            S::prefetch(ahead.weights);
+            S::prefetch(ahead.panels);
+            ahead.weights = ahead.weights.wrapping_byte_add(ahead.weights_step);
+            ahead.panels = ahead.panels.wrapping_byte_add(ahead.panels_step);
             let mut lanes = [S::zero(); MV];
             for (v, lanes) in lanes.iter_mut().enumerate() {
-                *lanes = S::load(self.0.add(v * S::LANES));
+                *lanes = S::load(self.a.add(v * S::LANES));
             }
-            self.0 = self.0.wrapping_offset(self.1);
+            self.a = self.a.wrapping_offset(self.a_stride);
             lanes
         }
     }
 }
 
-/// The microkernel. A tile of fewer rows or vectors is another instance, so edges run at full speed. So many `early` steps
-/// bring what is `first`, the others what is `ahead`.
+/// The microkernel. A tile of fewer rows or vectors is another instance, so edges run at full speed.
 ///
 /// # Safety
 ///
-/// A and B valid as drawn above. What is `first` and `ahead` need not be readable.
+/// A and B valid as drawn above. What is asked for in advance need not be readable.
 #[inline(always)]
 pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
     depth: usize,
-    mut a: impl Source<S, MV>,
+    a: &mut impl Source<S, MV>,
     b: *const S::Acc,
     (b_stride, b_step): (isize, isize),
-    (early, first): (usize, Ahead<S::Acc>),
-    ahead: &mut Ahead<S::Acc>,
 ) -> [[S::Vector; MV]; NR] {
     // SAFETY: `d` < `depth`, `o` < NR, `v` < MV: within the operands by the caller's contract.
     unsafe {
@@ -100,26 +111,17 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
         for (t, third) in third.iter_mut().enumerate() {
             *third = opaque(b.wrapping_offset(3 * t as isize * b_stride));
         }
-        let early = early.min(depth);
-        for (steps, ahead) in [(early, &mut { first }), (depth - early, &mut *ahead)] {
-            let Ahead { mut weights, weights_step, weights_jump, mut panels, panels_step } = *ahead;
-            for _ in 0..steps {
-                S::prefetch(weights);
-                S::prefetch(panels);
-                weights = weights.wrapping_byte_add(weights_step);
-                panels = panels.wrapping_byte_add(panels_step);
-                let lanes = a.next();
-                for (o, acc) in acc.iter_mut().enumerate() {
-                    let element = S::splat(*third[o / 3].offset((o % 3) as isize * b_stride));
-                    for (acc, &lanes) in acc.iter_mut().zip(&lanes) {
-                        *acc = S::fma(lanes, element, *acc);
-                    }
-                }
-                for third in &mut third {
-                    *third = third.wrapping_offset(b_step);
+        for _ in 0..depth {
+            let lanes = a.next();
+            for (o, acc) in acc.iter_mut().enumerate() {
+                let element = S::splat(*third[o / 3].offset((o % 3) as isize * b_stride));
+                for (acc, &lanes) in acc.iter_mut().zip(&lanes) {
+                    *acc = S::fma(lanes, element, *acc);
                 }
             }
-            (ahead.weights, ahead.panels) = (weights.wrapping_byte_offset(weights_jump), panels);
+            for third in &mut third {
+                *third = third.wrapping_offset(b_step);
+            }
         }
         acc
     }

@@ -5,7 +5,7 @@
 //! tiles that follow: forming them before would take a load and a store more, at which no FMA is done.
 
 use super::gemm::each;
-use super::microkernel::{Ahead, Loaded, Source, microkernel, tiles};
+use super::microkernel::{Source, microkernel, tiles};
 use crate::cpu::simd::Simd;
 
 /// Largest MV of any level.
@@ -16,9 +16,8 @@ pub(crate) struct Products<A> {
     /// 1..=MV.
     pub(crate) vectors: usize,
     pub(crate) depth: usize,
-    /// Of each vector the factor that all its lanes share, `depth` elements so far apart.
+    /// Of each vector the factor that all its lanes share: `depth` elements.
     pub(crate) left: [*const A; MAX_MV],
-    pub(crate) left_step: isize,
     /// Of each vector `depth` times its lanes, so far apart.
     pub(crate) right: [*const A; MAX_MV],
     pub(crate) right_step: isize,
@@ -41,13 +40,36 @@ impl<A> Products<A> {
         ([std::ptr::null(); MAX_MV], [std::ptr::null_mut(); MAX_MV]);
 }
 
+/// Rows of a tile's result, one asked for at each step until all are, so that their lines are in the cache before the sums
+/// are complete. A loop of its own for these steps would end with a branch foretold wrongly.
+struct Lines<A> {
+    next: *const A,
+    last: *const A,
+    step: isize,
+    /// From the first vector to the last one.
+    across: isize,
+}
+
+impl<A> Lines<A> {
+    #[inline(always)]
+    unsafe fn ask<S: Simd<Acc = A>>(&mut self) {
+        // SAFETY: any address may be asked for.
+        unsafe {
+            S::prefetch(self.next);
+            S::prefetch(self.next.wrapping_byte_offset(self.across));
+        }
+        let next = self.next.wrapping_offset(self.step);
+        self.next = if self.next == self.last { self.last } else { next };
+    }
+}
+
 /// Products as they are formed.
 struct Forming<A, const MV: usize> {
     left: [*const A; MV],
-    left_step: isize,
     right: [*const A; MV],
     right_step: isize,
     to: *mut A,
+    lines: Lines<A>,
 }
 
 impl<S: Simd, const MV: usize> Source<S, MV> for Forming<S::Acc, MV> {
@@ -55,14 +77,37 @@ impl<S: Simd, const MV: usize> Source<S, MV> for Forming<S::Acc, MV> {
     unsafe fn next(&mut self) -> [S::Vector; MV] {
         // SAFETY: as many steps as `Products` has room for: the caller's contract.
         unsafe {
+            self.lines.ask::<S>();
             let mut lanes = [S::zero(); MV];
             for (v, lanes) in lanes.iter_mut().enumerate() {
                 *lanes = S::mul(S::splat(*self.left[v]), S::load(self.right[v]));
                 S::store(self.to.add(v * S::LANES), *lanes);
-                self.left[v] = self.left[v].wrapping_offset(self.left_step);
+                self.left[v] = self.left[v].wrapping_add(1);
                 self.right[v] = self.right[v].wrapping_offset(self.right_step);
             }
             self.to = self.to.wrapping_add(MV * S::LANES);
+            lanes
+        }
+    }
+}
+
+/// Products that were formed.
+struct Formed<A> {
+    from: *const A,
+    lines: Lines<A>,
+}
+
+impl<S: Simd, const MV: usize> Source<S, MV> for Formed<S::Acc> {
+    #[inline(always)]
+    unsafe fn next(&mut self) -> [S::Vector; MV] {
+        // SAFETY: as above.
+        unsafe {
+            self.lines.ask::<S>();
+            let mut lanes = [S::zero(); MV];
+            for (v, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = S::load(self.from.add(v * S::LANES));
+            }
+            self.from = self.from.wrapping_add(MV * S::LANES);
             lanes
         }
     }
@@ -94,30 +139,23 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(p: &Products<S::Acc>, f
         unsafe {
             let b = p.b.wrapping_add(row);
             let out = |o: usize, v: usize| p.out[v].wrapping_offset((row + o) as isize * p.out_stride);
-            // A row of the tile at each step, so that its lines are in the cache before the sums are complete.
-            let step = (p.out_stride as usize).wrapping_mul(size_of::<S::Acc>());
-            let line = |v: usize| out(0, v).cast_const();
-            let lines = Ahead {
-                weights: line(0),
-                weights_step: step,
-                weights_jump: 0,
-                panels: line(MV - 1),
-                panels_step: step,
+            let lines = Lines {
+                next: out(0, 0).cast_const(),
+                last: out(NR - 1, 0).cast_const(),
+                step: p.out_stride,
+                across: (out(0, MV - 1).addr() as isize).wrapping_sub(out(0, 0).addr() as isize),
             };
-            let mut none = Ahead::none(b);
-            let (early, rows) = ((NR, lines), (1, p.b_step));
             let acc = if row == 0 {
-                let forming = Forming::<_, MV> {
+                let mut forming = Forming::<_, MV> {
                     left: std::array::from_fn(|v| p.left[v]),
-                    left_step: p.left_step,
                     right: std::array::from_fn(|v| p.right[v]),
                     right_step: p.right_step,
                     to: p.formed,
+                    lines,
                 };
-                microkernel::<S, MV, NR>(p.depth, forming, b, rows, early, &mut none)
+                microkernel::<S, MV, NR>(p.depth, &mut forming, b, (1, p.b_step))
             } else {
-                let formed = Loaded(p.formed.cast_const(), (MV * S::LANES) as isize);
-                microkernel::<S, MV, NR>(p.depth, formed, b, rows, early, &mut none)
+                microkernel::<S, MV, NR>(p.depth, &mut Formed { from: p.formed, lines }, b, (1, p.b_step))
             };
             // One loop for each, so that the sums stay in registers.
             if p.add {
