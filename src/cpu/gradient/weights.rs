@@ -91,7 +91,7 @@ impl<'a, T: Kernels> Weights<'a, T> {
         let others = wanted.div_ceil(sizes[2].div_ceil(j).max(1));
         let most =
             (BLOCK_BYTES / size / j).min(sizes[rows].div_ceil(others.div_ceil(sizes[left].max(1))).max(table.nr));
-        let r = part(sizes[rows], most.next_multiple_of(table.nr), table.nr).max(1);
+        let r = part(sizes[rows], most, table.nr).max(1);
         let most = (BLOCK_BYTES / size / j / r).max(BLOCK_ROWS / r).clamp(1, BLOCK_ROWS);
         let others = others.div_ceil(sizes[rows].div_ceil(r).max(1));
         let l = part(sizes[left], most.min(sizes[left].div_ceil(others)), 1).max(1);

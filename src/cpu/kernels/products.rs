@@ -41,7 +41,7 @@ impl<A> Products<A> {
 }
 
 /// Rows of a tile's result, one asked for at each step until all are, so that their lines are in the cache before the sums
-/// are complete. A loop of its own for these steps would end with a branch foretold wrongly.
+/// are complete.
 struct Lines<A> {
     next: *const A,
     last: *const A,
