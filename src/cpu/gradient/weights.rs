@@ -26,8 +26,8 @@ use crate::cpu::table::Table;
 use crate::cpu::trilinear::rows;
 use crate::{Context, Result, View, ViewMut};
 
-/// Bytes of a block of dW, half of a usual L2.
-const BLOCK_BYTES: usize = 512 << 10;
+/// Bytes of a block of dW, a usual L2. It passes through once for each KC rows of the batch.
+const BLOCK_BYTES: usize = 1 << 20;
 /// Rows (k, i) that a block should have at least, to share the copies of its inputs.
 const BLOCK_ROWS: usize = 512;
 
