@@ -1,7 +1,7 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
 use super::kernels::{
-    Components, FormKhatriRao, Fused, Gemm, Hadamard, OuterStrip, Pack, Stream, Sweep, Unpack, Widened,
+    Components, FormKhatriRao, Fused, Gemm, Hadamard, Pack, Products, Stream, Sweep, Unpack, Widened,
 };
 use super::simd::Kernels;
 
@@ -11,7 +11,7 @@ pub(crate) struct Arithmetic<A> {
     pub(crate) fused: unsafe fn(&Fused<A>),
     pub(crate) form_khatri_rao: unsafe fn(&FormKhatriRao<A>),
     pub(crate) outer: unsafe fn(z: &[A], x: *const A, columns: usize, to: *mut A),
-    pub(crate) outer_strip: unsafe fn(&OuterStrip<A>),
+    pub(crate) products: unsafe fn(&Products<A>),
     pub(crate) hadamard: unsafe fn(&Hadamard<A>),
     pub(crate) components: unsafe fn(&Components<A>),
     /// Panels of sums to a gradient or tangent.
@@ -117,9 +117,9 @@ macro_rules! arithmetic {
                 unsafe { kernels::outer::<$simd>(z, x, columns, to) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn outer_strip(args: &kernels::OuterStrip<A>) {
+            unsafe fn products(args: &kernels::Products<A>) {
                 // SAFETY: as above.
-                unsafe { kernels::outer_strip::<$simd>(args) }
+                unsafe { kernels::products::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn hadamard(args: &kernels::Hadamard<A>) {
@@ -146,7 +146,7 @@ macro_rules! arithmetic {
                 // SAFETY: as above.
                 unsafe { kernels::read::<$simd>(from, len) }
             }
-            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, outer_strip, hadamard, components, unpack, peak, read }
+            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, products, hadamard, components, unpack, peak, read }
         };
     };
 }
