@@ -1,0 +1,125 @@
+// The hidden layer of CP and what its gradient needs, in one pass:
+//
+//   P[n][r] = Σ_i z[n][i] B[i][r]     Q[n][r] = Σ_j x[n][j] C[j][r]     D[n][r] = Σ_k g[n][k] A[k][r]
+//   H = P⊙Q⊙λ     dP = D⊙Q⊙λ     dQ = D⊙P⊙λ     D⊙P⊙Q
+//
+// Operands have any strides; a projection whose w is null was computed before, and is read. Outputs are [n][r] of T.
+//
+// A block makes a tile of BM rows n by BN components r of all three projections, one after the other, as a GEMM of w with the
+// rows, staged as in contract.cuh; the products are then formed in registers: no P, Q or D need go to memory.
+//
+//   shared:   w  2 × [BK][BN]      q  2 × [BK][BM]         swizzled as in stage.cuh
+//
+//   tile           threads  accumulators  staged  shared bytes
+//   f32 64x64x16   256      3 × 16        8       16,384
+//   f64 32x64x16   128      3 × 16        12      24,576            (doubles: twice the registers)
+#pragma once
+#include "tile.cuh"
+
+template <class T, int BM_, int BN_, int BK_, int TM_, int TN_>
+struct HiddenTile {
+    static constexpr int BM = BM_, BN = BN_, BK = BK_, TM = TM_, TN = TN_, V = VECTOR<T>;
+    using Grid = Threads<T, BM, BN, BK, TM, TN>;
+    static constexpr int COUNT = Grid::COUNT, BYTES = 2 * (BM + BN) * BK * int(sizeof(T));
+
+    Grid grid;
+    int64_t first_n, first_r;
+
+    __device__ __forceinline__ void project(T (&t)[TM][TN], const Hidden& h, const Projection& part, T* shared_w, T* shared_q) {
+        zero(t);
+        if (!part.q) return;
+        if (!part.w) {
+#pragma unroll
+            for (int m = 0; m < TM; m++) {
+                int64_t n = first_n + grid.row(m / V) + m % V;
+                if (n >= h.n) continue;
+                int64_t row = row_offset(n, h.per, h.n, part.q_n);
+#pragma unroll
+                for (int l = 0; l < TN; l++) {
+                    int64_t r = first_r + grid.lane(l / V) + l % V;
+                    if (r < h.r) t[m][l] = load_element(part.q, row + r * part.q_c, part.q_type, T());
+                }
+            }
+            return;
+        }
+        Stage<T, BM, BK, COUNT, true> stage_q;
+        stage_q.begin(part.q, part.q_type, first_n, h.per, h.n, part.q_n, part.q_c, 0);
+        Stage<T, BN, BK, COUNT, false> stage_w;
+        stage_w.begin(part.w, part.w_type, first_r, h.r, h.r, Rows{0, part.w_r}, part.w_c, 0);
+        auto load = [&](int64_t c0) {
+            int left = part.depth - c0 < BK ? int(part.depth - c0) : BK;
+            stage_q.load(0, c0, left);
+            stage_w.load(0, c0, left);
+        };
+        auto store = [&](int half) {
+            stage_q.store(shared_q + half * (BM * BK));
+            stage_w.store(shared_w + half * (BN * BK));
+        };
+        load(0);
+        store(0);
+        __syncthreads();
+        int half = 0;
+        for (int64_t c0 = 0; c0 < part.depth; c0 += BK, half ^= 1) {
+            bool more = c0 + BK < part.depth;
+            if (more) load(c0 + BK);
+            grid.template multiply<Swizzled>(t, shared_q + half * (BM * BK), shared_w + half * (BN * BK));
+            if (more) store(half ^ 1);
+            __syncthreads();
+        }
+    }
+
+    __device__ __forceinline__ void run(const Hidden& h) {
+        extern __shared__ __align__(16) unsigned char shared[];
+        T* shared_w = reinterpret_cast<T*>(shared);
+        T* shared_q = shared_w + 2 * BN * BK;
+        int64_t tiles_n = (h.n + BM - 1) / BM, tile_r = blockIdx.x / tiles_n;
+        first_n = (blockIdx.x - tile_r * tiles_n) * BM, first_r = tile_r * BN;
+
+        // One body for the three: each is summed in `d`, after the earlier have moved on.
+        T p[TM][TN], q[TM][TN], d[TM][TN];
+        zero(p), zero(q), zero(d);
+#pragma unroll 1
+        for (int which = 0; which < 3; which++) {
+#pragma unroll
+            for (int m = 0; m < TM; m++)
+#pragma unroll
+                for (int l = 0; l < TN; l++) p[m][l] = q[m][l], q[m][l] = d[m][l];
+            project(d, h, which == 0 ? h.p : which == 1 ? h.q : h.d, shared_w, shared_q);
+        }
+
+        bool vectors = multiple(h.pitch, V);
+        auto write = [&](void* base, int64_t n, int64_t r, int count, T(&v)[V]) {
+            if (base) store_elements(base, n * h.pitch + r, 1, count, sizeof(T) == 8 ? F64 : F32, false,
+                                     vectors && aligned_for_vectors(base, sizeof(T) == 8 ? 3 : 2, V), v);
+        };
+        T lambda[TN];
+#pragma unroll
+        for (int l = 0; l < TN; l++) {
+            int64_t r = first_r + grid.lane(l / V) + l % V;
+            lambda[l] = h.lambda && r < h.r ? load_element(h.lambda, r * h.lambda_r, h.lambda_type, T()) : T(1);
+        }
+#pragma unroll 1
+        for (int m = 0; m < TM; m++, next_row(p), next_row(q), next_row(d)) {
+            int64_t n = first_n + grid.row(m / V) + m % V;
+            if (n >= h.n) continue;
+#pragma unroll
+            for (int l = 0; l < TN; l += V) {
+                int64_t r = first_r + grid.lane(l / V);
+                int count = h.r - r < V ? int(h.r - r) : V;
+                T out_p[V], out_q[V], out_h[V], out_dp[V], out_dq[V], out_dl[V];
+#pragma unroll
+                for (int e = 0; e < V; e++) {
+                    T a = p[0][l + e], b = q[0][l + e], c = d[0][l + e];
+                    out_p[e] = a, out_q[e] = b, out_h[e] = a * b * lambda[l + e];
+                    out_dp[e] = c * b * lambda[l + e], out_dq[e] = c * a * lambda[l + e], out_dl[e] = c * a * b;
+                }
+                write(h.out_p, n, r, count, out_p);
+                write(h.out_q, n, r, count, out_q);
+                write(h.out_h, n, r, count, out_h);
+                write(h.out_dp, n, r, count, out_dp);
+                write(h.out_dq, n, r, count, out_dq);
+                write(h.out_dl, n, r, count, out_dl);
+            }
+        }
+    }
+};
