@@ -25,7 +25,8 @@ fn main() {
 }
 
 fn run() -> Outcome<()> {
-    let kernels = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?).join("kernels");
+    let kernels =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?).join("kernels");
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let compiled = match env::var("TRILINEAR_PTX").unwrap_or_default().as_str() {
         "embedded" => None,

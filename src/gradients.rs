@@ -2,7 +2,8 @@
 
 use crate::error::check;
 use crate::interaction::limit;
-use crate::{Element, Interaction, Result, Saved, Tensor, View, ViewMut, cpu};
+use crate::place::Located;
+use crate::{Element, Interaction, Result, Saved, Tensor, View, ViewMut, dispatch};
 
 /// Where one gradient goes, and whether it replaces what is there or is added to it.
 #[derive(Debug)]
@@ -152,10 +153,10 @@ impl<T: Element, const D: usize> Gradients<T, D> {
 
 impl<T: Element, const D: usize> Wanted<'_, T, D> {
     /// Empty sums: zeros wherever something is written.
-    fn empty(self) -> Result<()> {
+    pub(crate) fn empty(self) -> Result<()> {
         fn zero<A: Element, const D: usize>(gradient: Option<Gradient<'_, A, D>>) {
             if let Some(Gradient { mut to, add: false }) = gradient {
-                cpu::fill_zero(&mut to);
+                crate::cpu::fill_zero(&mut to);
             }
         }
         zero(self.z);
@@ -169,6 +170,26 @@ impl<T: Element, const D: usize> Wanted<'_, T, D> {
         zero(self.cp.c);
         zero(self.cp.lambda);
         Ok(())
+    }
+
+    /// Where the destinations are.
+    pub(crate) fn located(&self) -> [Located; 11] {
+        fn at<A, const D: usize>(name: &'static str, gradient: &Option<Gradient<'_, A, D>>) -> Located {
+            gradient.as_ref().map(|gradient| (name, gradient.to.place()))
+        }
+        [
+            at("dz", &self.z),
+            at("dx", &self.x),
+            at("dz + dx", &self.tied),
+            at("dw", &self.w),
+            at("du", &self.u),
+            at("dv", &self.v),
+            at("db", &self.b),
+            at("da", &self.cp.a),
+            at("db of cp", &self.cp.b),
+            at("dc", &self.cp.c),
+            at("dlambda", &self.cp.lambda),
+        ]
     }
 
     /// That every destination has the shape of what it is for.
@@ -249,7 +270,7 @@ impl<T: Element> Interaction<'_, T> {
     ) -> Result<()> {
         self.check_backward(&z, &x, &g)?;
         wanted.check(self, z.shape(), x.shape())?;
-        cpu::backward(self, z, x, g, wanted)
+        dispatch::backward(self, z, x, g, wanted)
     }
 
     /// The gradients of [`forward_shared`](Self::forward_shared) for the gradient `g` [G, M, K] of its result: dz is summed
@@ -285,10 +306,7 @@ impl<T: Element> Interaction<'_, T> {
     ) -> Result<()> {
         self.check_backward_shared(&z, &x, &g)?;
         wanted.check(self, z.shape(), x.shape())?;
-        if z.shape()[0] == 0 || x.shape()[1] == 0 {
-            return wanted.empty();
-        }
-        cpu::backward_shared(self, z, x, g, wanted)
+        dispatch::backward_shared(self, z, x, g, wanted)
     }
 
     /// The gradients of [`generate`](Self::generate), for those of its results: `weights` [G, K, J] of W′ and `bias` [G, K] of
@@ -320,10 +338,7 @@ impl<T: Element> Interaction<'_, T> {
             return Err(crate::Error::Unsupported { what: "the gradient in x of generated weights" });
         }
         wanted.check(self, z.shape(), [z.shape()[0], 0])?;
-        if z.shape()[0] == 0 {
-            return wanted.empty();
-        }
-        cpu::backward_generate(self, z, weights, bias, wanted)
+        dispatch::backward_generate(self, z, weights, bias, wanted)
     }
 
     pub(crate) fn check_backward(&self, z: &View<'_, T, 2>, x: &View<'_, T, 2>, g: &View<'_, T, 2>) -> Result<()> {

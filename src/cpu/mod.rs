@@ -22,6 +22,8 @@ mod tangent;
 mod trilinear;
 
 pub(crate) use gradient::{backward, backward_generate, backward_shared};
+#[cfg(feature = "cuda")]
+pub(crate) use plan::{counts, shared_algorithm, shared_counts};
 pub(crate) use plan::{plan, plan_shared};
 pub(crate) use simd::{Capability, Kernels};
 pub(crate) use tangent::tangent;
@@ -87,7 +89,6 @@ pub(crate) fn forward<T: Element>(
 #[inline]
 fn forward_to<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: View<'_, T, 2>, y: Sink<T>) -> Result<()> {
     let context = layer.context()?;
-    context.device().check()?;
     let n = x.shape()[0];
     let p = problem(layer, &context, n);
     let choice = plan::choose(layer, &context, &p)?;
@@ -122,7 +123,6 @@ pub(crate) fn forward_shared<T: Element>(
     y: ViewMut<'_, T, 3>,
 ) -> Result<()> {
     let context = layer.context()?;
-    context.device().check()?;
     let [groups, rows, _] = x.shape();
     if groups == 0 || rows == 0 || layer.k == 0 {
         return Ok(());
@@ -144,7 +144,6 @@ pub(crate) fn generate<T: Element>(
     bias: ViewMut<'_, T, 2>,
 ) -> Result<()> {
     let context = layer.context()?;
-    context.device().check()?;
     let groups = z.shape()[0];
     if groups == 0 || layer.k == 0 {
         return Ok(());
@@ -176,7 +175,6 @@ pub(crate) fn forward_saving<T: Element>(
         saved.resize(n, 0)?;
         return forward(layer, z, x, y);
     };
-    context.device().check()?;
     saved.resize(n, p.a.shape()[1])?;
     let saving = cp::Saving::new(&mut saved.p, &mut saved.q, saved.pitch);
     let choice = plan::choose(layer, &context, &problem(layer, &context, n))?;
@@ -189,7 +187,7 @@ pub(crate) fn forward_saving<T: Element>(
 
 /// Zeros in all elements.
 pub(crate) fn fill_zero<A: Default, const D: usize>(to: &mut ViewMut<'_, A, D>) {
-    let (shape, strides, first) = (to.shape(), to.strides(), to.as_mut_ptr());
+    let (shape, strides, first) = (to.shape(), to.strides(), to.host_mut_ptr());
     for element in 0..shape.iter().product::<usize>() {
         let (mut rest, mut offset) = (element, 0isize);
         for axis in (0..D).rev() {

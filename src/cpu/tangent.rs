@@ -15,8 +15,7 @@ pub(crate) fn tangent<T: Element>(
     Gradient { mut to, add }: Gradient<'_, T::Accumulator, 2>,
 ) -> Result<()> {
     let context = layer.context()?;
-    context.device().check()?;
-    let (shape, strides, first) = (to.shape(), to.strides(), to.as_mut_ptr());
+    let (shape, strides, first) = (to.shape(), to.strides(), to.host_mut_ptr());
     let mut sink = Sink::sums(to, add);
     let mut term = |layer: Interaction<'_, T>, z, x| {
         forward_to(&layer.with_context(context), z, x, sink)?;

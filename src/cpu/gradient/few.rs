@@ -60,7 +60,7 @@ pub(super) fn inputs<T: Kernels>(
                 let null = std::ptr::null_mut();
                 let sums = |place: usize, at: *mut T::Acc| if wanted[place] { at } else { null };
                 (table.sweep)(&Sweep {
-                    w: w.as_ptr().wrapping_offset((first as isize).wrapping_mul(strides[0])),
+                    w: w.host_ptr().wrapping_offset((first as isize).wrapping_mul(strides[0])),
                     p_stride: strides[0],
                     q_stride: strides[1],
                     ps: most.min(lp - first),
@@ -114,7 +114,7 @@ pub(super) fn weights<T: Kernels>(
     let ([k, i, j], [sk, si, _]) = (to.shape(), to.strides());
     let n = inputs[0].shape()[0];
     let ld = [k, i, j].map(pad);
-    let first = Shared::new(to.as_mut_ptr());
+    let first = Shared::new(to.host_mut_ptr());
     let tasks = if threads > 1 { (8 * threads).min(k) } else { 1 };
     let most = k.div_ceil(tasks.max(1)).max(1);
     scratch::with([n * ld[0], n * ld[1], n * ld[2] + 16], |copies: [*mut T::Acc; 3]| {

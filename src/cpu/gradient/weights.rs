@@ -164,7 +164,7 @@ impl<'a, T: Kernels> Weights<'a, T> {
         let [i, j] = if blocks.form == Form::Products { [1, i * j] } else { [i, j] };
         let [k_blocks, i_blocks, j_blocks] =
             [(k, blocks.k), (i, blocks.i), (j, blocks.j)].map(|(len, block)| len.div_ceil(block));
-        let first = Shared::new(to.as_mut_ptr());
+        let first = Shared::new(to.host_mut_ptr());
         parallel::run(threads, k_blocks * i_blocks * j_blocks, |index| {
             let of = |index: usize, block: usize, len: usize| (index * block, block.min(len - index * block));
             let j = of(index % j_blocks, blocks.j, j);
@@ -219,7 +219,7 @@ impl<T: Kernels> Task<'_, T> {
     ) -> (*const T::Acc, isize) {
         let [sn, sc] = input.strides();
         let offset = (n.0 as isize).wrapping_mul(sn).wrapping_add((columns.0 as isize).wrapping_mul(sc));
-        let from = input.as_ptr().wrapping_offset(offset);
+        let from = input.host_ptr().wrapping_offset(offset);
         // SAFETY: rows and columns are within the input; room for the rows.
         unsafe { copy_rows(self.w.table, View::from_raw_parts(from, [n.1, columns.1], [sn, sc]), to, pitch) };
         (to.cast_const(), pitch as isize)
