@@ -23,55 +23,20 @@
 //   tile f64
 //   64x64x16          256      16   16    8       16,384 + 8,448 + 16,384      (doubles: twice the registers)
 #pragma once
-#include "split.cuh"
+#include "place.cuh"
 #include "tile.cuh"
-
-constexpr int SCALES = 8;  // slices of p staged at once: the 32-byte sector of f32 that one of them brings along
-
-// What a block works on. It lies in shared memory, so as not to take registers during the inner loop.
-struct Place {
-    int64_t first_n, first_a, batch, tile, tiles;
-    int64_t lo, hi;  // of all steps of all segments
-    int problem, split;
-
-    template <int BM, int BN, int BK>
-    __device__ __forceinline__ void find(const Contracts& all) {
-        int64_t block = blockIdx.x;
-        problem = 0;
-        while (problem + 1 < all.count && block >= all.blocks[problem]) problem++;
-        if (problem) block -= all.blocks[problem - 1];
-        const Contract& c = all.problem[problem];
-        int64_t tiles_n = (c.n + BM - 1) / BM, tiles_a = (c.lanes + BN - 1) / BN;
-        tiles = tiles_n * tiles_a * c.batches;
-        tile = block / c.splits;
-        split = int(block - tile * c.splits);
-        // Tiles of the same lanes follow each other: they share w, the larger operand, in the second-level cache.
-        int64_t rest = tile / tiles_n;
-        first_n = (tile - rest * tiles_n) * BM;
-        batch = rest / tiles_a;
-        first_a = (rest - batch * tiles_a) * BN;
-        int64_t total = 0;
-        for (int s = 0; s < c.segments; s++) total += c.segment[s].slices * ((c.segment[s].depth + BK - 1) / BK);
-        lo = total * split / c.splits, hi = total * (split + 1) / c.splits;
-    }
-};
-
-__device__ __forceinline__ const void* shifted(const void* base, int64_t offset, Type type) {
-    return static_cast<const char*>(base) + offset * (int64_t(1) << element_shift(type));
-}
 
 template <class T, int BM_, int BN_, int BK_, int TM_, int TN_>
 struct ContractTile {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, TM = TM_, TN = TN_, V = VECTOR<T>;
     using Grid = Threads<T, BM, BN, BK, TM, TN>;
     static constexpr int COUNT = Grid::COUNT;
-    static constexpr int P_PITCH = BM + V, P_LOADS = SCALES * BM / COUNT;
-    static_assert(P_LOADS * COUNT == SCALES * BM, "every thread loads the same number of scales");
+    using Scale = Scales<T, BM, COUNT>;
     using StageQ = Stage<T, BM, BK, COUNT, true>;
     using StageW = Stage<T, BN, BK, COUNT, false>;
     static constexpr int BYTES(int resident) {
         int slots = resident / BK > 2 ? resident / BK : 2;
-        return (2 * BN * BK + 2 * SCALES * P_PITCH + slots * BM * BK) * int(sizeof(T));
+        return (2 * BN * BK + Scale::SIZE + slots * BM * BK) * int(sizeof(T));
     }
 
     T t[TM][TN], sums[TM][TN];
@@ -95,23 +60,13 @@ struct ContractTile {
         uint32_t fresh = hi - lo < steps ? uint32_t(hi - lo) : steps;      // steps that find no q in shared memory
         int half = 0;                                                      // of shared_w, and of shared_q
         bool new_scales = scaled;
-        T scale[P_LOADS];
+        Scale scale;
         auto load = [&] {
             int64_t c0 = int64_t(chunk) * BK;
             int left = s.depth - c0 < BK ? int(s.depth - c0) : BK;
             if (fresh) stage_q.load(slice * s.q_b, c0, left);
             stage_w.load(slice * s.w_b, c0, left);
-            if (new_scales) {
-                int64_t b = slice / SCALES * SCALES + threadIdx.x % SCALES;
-#pragma unroll
-                for (int l = 0; l < P_LOADS; l++) {
-                    int64_t row = place.first_n + (threadIdx.x + l * COUNT) / SCALES;
-                    scale[l] = 0;
-                    if (row < c.n && b < s.slices)
-                        scale[l] = load_element(s.p, row_offset(row, c.per, c.n, s.p_n) + b * s.p_b + batch * s.p_batch,
-                                                s.p_type, T());
-                }
-            }
+            if (new_scales) scale.load(c, s, place, slice);
         };
         auto store = [&] {
             if (fresh) {
@@ -119,11 +74,7 @@ struct ContractTile {
                 if (keep) fresh--;
             }
             stage_w.store(shared_w + half * (BN * BK));
-            if (new_scales) {
-                T* to = shared_p + (slice / SCALES & 1) * (SCALES * P_PITCH) + threadIdx.x % SCALES * P_PITCH;
-#pragma unroll
-                for (int l = 0; l < P_LOADS; l++) to[(threadIdx.x + l * COUNT) / SCALES] = scale[l];
-            }
+            if (new_scales) scale.store(shared_p, slice);
         };
         load();
         store();
@@ -146,7 +97,7 @@ struct ContractTile {
 
     // sums += p·t
     __device__ __forceinline__ void flush(int64_t slice) {
-        const T* p = shared_p + (slice / SCALES & 1) * (SCALES * P_PITCH) + slice % SCALES * P_PITCH;
+        const T* p = Scale::at(shared_p, slice);
 #pragma unroll
         for (int m = 0; m < TM; m += V) {
             T scale[V];
@@ -165,28 +116,17 @@ struct ContractTile {
     }
 
     __device__ __forceinline__ void write(const Contract& c, const Place& place) {
-        int shift = element_shift(c.out_type);
-        bool grouped = c.per < c.n;
-        bool vectors = c.out_a == 1 && aligned_for_vectors(c.out, shift, V) && multiple(c.out_n.inner, V) &&
-                       multiple(c.out_batch, V) && (!grouped || multiple(c.out_n.outer, V));
+        bool vectors = output_vectors<V>(c);
 #pragma unroll 1
         for (int m = 0; m < TM; m++, next_row(sums)) {
             int64_t row = place.first_n + grid.row(m / V) + m % V;
             if (row >= c.n) continue;
-            int64_t out_row = row_offset(row, c.per, c.n, c.out_n) + place.batch * c.out_batch;
-            int64_t bias_row = c.bias ? row_offset(row, c.per, c.n, c.bias_n) + place.batch * c.bias_batch : 0;
 #pragma unroll
             for (int l = 0; l < TN / V; l++) {
-                int64_t lane = place.first_a + grid.lane(l);
-                int count = c.lanes - lane < V ? int(c.lanes - lane) : V;
                 T v[V];
 #pragma unroll
-                for (int e = 0; e < V; e++) {
-                    v[e] = sums[0][l * V + e];
-                    if (c.bias && e < count)
-                        v[e] += load_element(c.bias, bias_row + (lane + e) * c.bias_a, c.bias_type, T());
-                }
-                store_elements(c.out, out_row + lane * c.out_a, c.out_a, count, c.out_type, c.add, vectors, v);
+                for (int e = 0; e < V; e++) v[e] = sums[0][l * V + e];
+                write_lanes<T, V>(c, place, row, place.first_a + grid.lane(l), vectors, v);
             }
         }
     }
@@ -195,22 +135,14 @@ struct ContractTile {
         extern __shared__ __align__(16) unsigned char shared[];
         shared_w = reinterpret_cast<T*>(shared);
         shared_p = shared_w + 2 * BN * BK;
-        shared_q = shared_p + 2 * SCALES * P_PITCH;
+        shared_q = shared_p + Scale::SIZE;
         __shared__ Place place;
         if (threadIdx.x == 0) place.find<BM, BN, BK>(all);
         __syncthreads();
         const Contract& c = all.problem[place.problem];
         zero(t);
         zero(sums);
-        int64_t before = 0;
-        for (int s = 0; s < c.segments; s++) {
-            const Segment& part = c.segment[s];
-            int64_t steps = (part.depth + BK - 1) / BK, all_steps = steps * part.slices;
-            int64_t from = place.lo > before ? place.lo - before : 0;
-            int64_t to = place.hi - before < all_steps ? place.hi - before : all_steps;
-            if (from < to) segment(c, part, place, from, to, steps);
-            before += all_steps;
-        }
+        run_segments(*this, c, place);
         if (c.splits > 1) {
             T(&flat)[TM * TN] = reinterpret_cast<T(&)[TM * TN]>(sums);
             if (!sum_splits<T, COUNT>(flat, c.partial, c.arrived, place.tile, place.tiles, place.split, c.splits)) return;

@@ -16,7 +16,7 @@
 //   f32 128x128x16 256      64    24      32,768
 //   f64 64x64x16   256      16    12      32,768            (doubles: twice the registers)
 #pragma once
-#include "split.cuh"
+#include "sums.cuh"
 #include "tile.cuh"
 
 // How threads read vectors of an operand's elements e at a row n: element first..first+V of it, the rows being n.
@@ -208,7 +208,7 @@ struct GramTile {
                     v[e] = sums[0][l * V + e];
                     if (g.scale && e < count) v[e] *= load_element(g.scale, (j + e) * g.scale_j, g.scale_type, T());
                 }
-                store_elements(g.out, out + j * g.out_j, g.out_j, count, g.out_type, g.add, vectors, v);
+                store_elements<T, V>(g.out, out + j * g.out_j, g.out_j, count, g.out_type, g.add, vectors, v);
             }
         }
     }

@@ -14,6 +14,7 @@
 //   f32 64x64x16   256      3 × 16        8       16,384
 //   f64 32x64x16   128      3 × 16        12      24,576            (doubles: twice the registers)
 #pragma once
+#include "sums.cuh"
 #include "tile.cuh"
 
 template <class T, int BM_, int BN_, int BK_, int TM_, int TN_>
@@ -89,7 +90,7 @@ struct HiddenTile {
 
         bool vectors = multiple(h.pitch, V);
         auto write = [&](void* base, int64_t n, int64_t r, int count, T(&v)[V]) {
-            if (base) store_elements(base, n * h.pitch + r, 1, count, sizeof(T) == 8 ? F64 : F32, false,
+            if (base) store_elements<T, V>(base, n * h.pitch + r, 1, count, sizeof(T) == 8 ? F64 : F32, false,
                                      vectors && aligned_for_vectors(base, sizeof(T) == 8 ? 3 : 2, V), v);
         };
         T lambda[TN];

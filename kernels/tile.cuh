@@ -52,20 +52,3 @@ struct Threads {
         }
     }
 };
-
-template <class T, int TM, int TN>
-__device__ __forceinline__ void zero(T (&t)[TM][TN]) {
-#pragma unroll
-    for (int m = 0; m < TM; m++)
-#pragma unroll
-        for (int n = 0; n < TN; n++) t[m][n] = 0;
-}
-
-// Row 0 leaves, the others move up: a loop over rows then has one body, not TM, for what is done once a tile.
-template <class T, int TM, int TN>
-__device__ __forceinline__ void next_row(T (&t)[TM][TN]) {
-#pragma unroll
-    for (int m = 0; m + 1 < TM; m++)
-#pragma unroll
-        for (int n = 0; n < TN; n++) t[m][n] = t[m + 1][n];
-}
