@@ -34,25 +34,30 @@ struct ContractTile {
     using Scale = Scales<T, BM, COUNT>;
     using StageQ = Stage<T, BM, BK, COUNT, true>;
     using StageW = Stage<T, BN, BK, COUNT, false>;
+    static constexpr int AT_P = 2 * BN * BK, AT_Q = AT_P + Scale::SIZE;  // where p and q begin in shared memory, after w
     static constexpr int BYTES(int resident) {
         int slots = resident / BK > 2 ? resident / BK : 2;
-        return (2 * BN * BK + Scale::SIZE + slots * BM * BK) * int(sizeof(T));
+        return (AT_Q + slots * BM * BK) * int(sizeof(T));
     }
 
     T t[TM][TN], sums[TM][TN];
     Grid grid;
-    T *shared_w, *shared_p, *shared_q;
+    T* shared;
 
     // Adds steps lo..hi of a segment to the sums; `steps` a slice. A slice has fewer than 2³² steps, a segment 2³² slices.
     __device__ __forceinline__ void segment(const Contract& c, const Segment& s, const Place& place, int64_t lo, int64_t hi,
                                             uint32_t steps) {
-        const int64_t batch = place.batch;
-        StageQ stage_q;
-        stage_q.begin(shifted(s.q, batch * s.q_batch, s.q_type), s.q_type, place.first_n, c.per, c.n, s.q_n, s.q_c,
-                      s.slices == 1 ? 0 : s.q_b);
-        StageW stage_w;
-        stage_w.begin(shifted(s.w, batch * s.w_batch, s.w_type), s.w_type, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a},
-                      s.w_c, s.slices == 1 ? 0 : s.w_b);
+        __shared__ typename StageQ::Plan plan_q;
+        __shared__ typename StageW::Plan plan_w;
+        const void* q = shifted(s.q, place.batch * s.q_batch, s.q_type);
+        const void* w = shifted(s.w, place.batch * s.w_batch, s.w_type);
+        if (threadIdx.x == 0) {
+            plan_q.make(q, s.q_type, place.first_n, c.per, c.n, s.q_n, s.q_c, s.slices == 1 ? 0 : s.q_b);
+            plan_w.make(w, s.w_type, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, s.slices == 1 ? 0 : s.w_b);
+        }
+        __syncthreads();
+        StageQ stage_q(plan_q, q, place.first_n, c.per, c.n, s.q_n, s.q_c);
+        StageW stage_w(plan_w, w, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c);
         const bool scaled = s.p != nullptr;
         const bool keep = s.q_b == 0 && s.depth <= c.resident;
 
@@ -70,24 +75,23 @@ struct ContractTile {
         };
         auto store = [&] {
             if (fresh) {
-                stage_q.store(shared_q + (keep ? chunk : half) * (BM * BK));
+                stage_q.store(shared + AT_Q + (keep ? chunk : half) * (BM * BK));
                 if (keep) fresh--;
             }
-            stage_w.store(shared_w + half * (BN * BK));
-            if (new_scales) scale.store(shared_p, slice);
+            stage_w.store(shared + half * (BN * BK));
+            if (new_scales) scale.store(shared + AT_P, slice);
         };
         load();
         store();
         __syncthreads();
         for (int64_t todo = hi - lo; todo > 0; todo--) {
-            const T* q = shared_q + (keep ? chunk : half) * (BM * BK);
-            const T* w = shared_w + half * (BN * BK);
+            int q = AT_Q + (keep ? chunk : half) * (BM * BK), w = half * (BN * BK);
             bool more = todo > 1, ends = chunk + 1 == steps;
             half ^= 1;
             if (ends) chunk = 0, slice++; else chunk++;
             new_scales = scaled && ends && slice % SCALES == 0;
             if (more) load();
-            grid.template multiply<Swizzled>(t, q, w);
+            grid.template multiply<Swizzled>(t, shared, q, w);
             if (scaled && (ends || !more)) flush(slice - ends);
             if (more) store();
             __syncthreads();
@@ -97,7 +101,7 @@ struct ContractTile {
 
     // sums += p·t
     __device__ __forceinline__ void flush(int64_t slice) {
-        const T* p = Scale::at(shared_p, slice);
+        const T* p = Scale::at(shared + AT_P, slice);
 #pragma unroll
         for (int m = 0; m < TM; m += V) {
             T scale[V];
@@ -132,10 +136,8 @@ struct ContractTile {
     }
 
     __device__ __forceinline__ void run(const Contracts& all) {
-        extern __shared__ __align__(16) unsigned char shared[];
-        shared_w = reinterpret_cast<T*>(shared);
-        shared_p = shared_w + 2 * BN * BK;
-        shared_q = shared_p + Scale::SIZE;
+        extern __shared__ __align__(128) unsigned char dynamic[];
+        shared = reinterpret_cast<T*>(dynamic);
         __shared__ Place place;
         if (threadIdx.x == 0) place.find<BM, BN, BK>(all);
         __syncthreads();

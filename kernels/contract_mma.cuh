@@ -207,10 +207,10 @@ struct ContractMmaTile {
     }
 
     __device__ __forceinline__ void run(const Contracts& all) {
-        extern __shared__ __align__(128) unsigned char shared[];
-        shared_w = shared;
-        shared_q = shared + STAGES * Stage::BYTES + Scale::SIZE * 4;
-        shared_p = reinterpret_cast<float*>(shared + STAGES * Stage::BYTES);
+        extern __shared__ __align__(128) unsigned char dynamic[];
+        shared_w = dynamic;
+        shared_q = dynamic + STAGES * Stage::BYTES + Scale::SIZE * 4;
+        shared_p = reinterpret_cast<float*>(dynamic + STAGES * Stage::BYTES);
         __shared__ Place place;
         if (threadIdx.x == 0) place.find<BM, BN, BK>(all);
         __syncthreads();
