@@ -23,71 +23,41 @@
 //   tile f64
 //   64x64x16          256      16   16    8       16,384 + 8,448 + 16,384      (doubles: twice the registers)
 #pragma once
-#include "split.cuh"
+#include "place.cuh"
 #include "tile.cuh"
-
-constexpr int SCALES = 8;  // slices of p staged at once: the 32-byte sector of f32 that one of them brings along
-
-// What a block works on. It lies in shared memory, so as not to take registers during the inner loop.
-struct Place {
-    int64_t first_n, first_a, batch, tile, tiles;
-    int64_t lo, hi;  // of all steps of all segments
-    int problem, split;
-
-    template <int BM, int BN, int BK>
-    __device__ __forceinline__ void find(const Contracts& all) {
-        int64_t block = blockIdx.x;
-        problem = 0;
-        while (problem + 1 < all.count && block >= all.blocks[problem]) problem++;
-        if (problem) block -= all.blocks[problem - 1];
-        const Contract& c = all.problem[problem];
-        int64_t tiles_n = (c.n + BM - 1) / BM, tiles_a = (c.lanes + BN - 1) / BN;
-        tiles = tiles_n * tiles_a * c.batches;
-        tile = block / c.splits;
-        split = int(block - tile * c.splits);
-        // Tiles of the same lanes follow each other: they share w, the larger operand, in the second-level cache.
-        int64_t rest = tile / tiles_n;
-        first_n = (tile - rest * tiles_n) * BM;
-        batch = rest / tiles_a;
-        first_a = (rest - batch * tiles_a) * BN;
-        int64_t total = 0;
-        for (int s = 0; s < c.segments; s++) total += c.segment[s].slices * ((c.segment[s].depth + BK - 1) / BK);
-        lo = total * split / c.splits, hi = total * (split + 1) / c.splits;
-    }
-};
-
-__device__ __forceinline__ const void* shifted(const void* base, int64_t offset, Type type) {
-    return static_cast<const char*>(base) + offset * (int64_t(1) << element_shift(type));
-}
 
 template <class T, int BM_, int BN_, int BK_, int TM_, int TN_>
 struct ContractTile {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, TM = TM_, TN = TN_, V = VECTOR<T>;
     using Grid = Threads<T, BM, BN, BK, TM, TN>;
     static constexpr int COUNT = Grid::COUNT;
-    static constexpr int P_PITCH = BM + V, P_LOADS = SCALES * BM / COUNT;
-    static_assert(P_LOADS * COUNT == SCALES * BM, "every thread loads the same number of scales");
+    using Scale = Scales<T, BM, COUNT>;
     using StageQ = Stage<T, BM, BK, COUNT, true>;
     using StageW = Stage<T, BN, BK, COUNT, false>;
+    static constexpr int AT_P = 2 * BN * BK, AT_Q = AT_P + Scale::SIZE;  // where p and q begin in shared memory, after w
     static constexpr int BYTES(int resident) {
         int slots = resident / BK > 2 ? resident / BK : 2;
-        return (2 * BN * BK + 2 * SCALES * P_PITCH + slots * BM * BK) * int(sizeof(T));
+        return (AT_Q + slots * BM * BK) * int(sizeof(T));
     }
 
     T t[TM][TN], sums[TM][TN];
     Grid grid;
-    T *shared_w, *shared_p, *shared_q;
+    T* shared;
 
     // Adds steps lo..hi of a segment to the sums; `steps` a slice. A slice has fewer than 2³² steps, a segment 2³² slices.
     __device__ __forceinline__ void segment(const Contract& c, const Segment& s, const Place& place, int64_t lo, int64_t hi,
                                             uint32_t steps) {
-        const int64_t batch = place.batch;
-        StageQ stage_q;
-        stage_q.begin(shifted(s.q, batch * s.q_batch, s.q_type), s.q_type, place.first_n, c.per, c.n, s.q_n, s.q_c,
-                      s.slices == 1 ? 0 : s.q_b);
-        StageW stage_w;
-        stage_w.begin(shifted(s.w, batch * s.w_batch, s.w_type), s.w_type, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a},
-                      s.w_c, s.slices == 1 ? 0 : s.w_b);
+        __shared__ typename StageQ::Plan plan_q;
+        __shared__ typename StageW::Plan plan_w;
+        const void* q = shifted(s.q, place.batch * s.q_batch, s.q_type);
+        const void* w = shifted(s.w, place.batch * s.w_batch, s.w_type);
+        if (threadIdx.x == 0) {
+            plan_q.make(q, s.q_type, place.first_n, c.per, c.n, s.q_n, s.q_c, s.slices == 1 ? 0 : s.q_b);
+            plan_w.make(w, s.w_type, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, s.slices == 1 ? 0 : s.w_b);
+        }
+        __syncthreads();
+        StageQ stage_q(plan_q, q, place.first_n, c.per, c.n, s.q_n, s.q_c);
+        StageW stage_w(plan_w, w, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c);
         const bool scaled = s.p != nullptr;
         const bool keep = s.q_b == 0 && s.depth <= c.resident;
 
@@ -95,48 +65,33 @@ struct ContractTile {
         uint32_t fresh = hi - lo < steps ? uint32_t(hi - lo) : steps;      // steps that find no q in shared memory
         int half = 0;                                                      // of shared_w, and of shared_q
         bool new_scales = scaled;
-        T scale[P_LOADS];
+        Scale scale;
         auto load = [&] {
             int64_t c0 = int64_t(chunk) * BK;
             int left = s.depth - c0 < BK ? int(s.depth - c0) : BK;
             if (fresh) stage_q.load(slice * s.q_b, c0, left);
             stage_w.load(slice * s.w_b, c0, left);
-            if (new_scales) {
-                int64_t b = slice / SCALES * SCALES + threadIdx.x % SCALES;
-#pragma unroll
-                for (int l = 0; l < P_LOADS; l++) {
-                    int64_t row = place.first_n + (threadIdx.x + l * COUNT) / SCALES;
-                    scale[l] = 0;
-                    if (row < c.n && b < s.slices)
-                        scale[l] = load_element(s.p, row_offset(row, c.per, c.n, s.p_n) + b * s.p_b + batch * s.p_batch,
-                                                s.p_type, T());
-                }
-            }
+            if (new_scales) scale.load(c, s, place, slice);
         };
         auto store = [&] {
             if (fresh) {
-                stage_q.store(shared_q + (keep ? chunk : half) * (BM * BK));
+                stage_q.store(shared + AT_Q + (keep ? chunk : half) * (BM * BK));
                 if (keep) fresh--;
             }
-            stage_w.store(shared_w + half * (BN * BK));
-            if (new_scales) {
-                T* to = shared_p + (slice / SCALES & 1) * (SCALES * P_PITCH) + threadIdx.x % SCALES * P_PITCH;
-#pragma unroll
-                for (int l = 0; l < P_LOADS; l++) to[(threadIdx.x + l * COUNT) / SCALES] = scale[l];
-            }
+            stage_w.store(shared + half * (BN * BK));
+            if (new_scales) scale.store(shared + AT_P, slice);
         };
         load();
         store();
         __syncthreads();
         for (int64_t todo = hi - lo; todo > 0; todo--) {
-            const T* q = shared_q + (keep ? chunk : half) * (BM * BK);
-            const T* w = shared_w + half * (BN * BK);
+            int q = AT_Q + (keep ? chunk : half) * (BM * BK), w = half * (BN * BK);
             bool more = todo > 1, ends = chunk + 1 == steps;
             half ^= 1;
             if (ends) chunk = 0, slice++; else chunk++;
             new_scales = scaled && ends && slice % SCALES == 0;
             if (more) load();
-            grid.template multiply<Swizzled>(t, q, w);
+            grid.template multiply<Swizzled>(t, shared, q, w);
             if (scaled && (ends || !more)) flush(slice - ends);
             if (more) store();
             __syncthreads();
@@ -146,7 +101,7 @@ struct ContractTile {
 
     // sums += p·t
     __device__ __forceinline__ void flush(int64_t slice) {
-        const T* p = shared_p + (slice / SCALES & 1) * (SCALES * P_PITCH) + slice % SCALES * P_PITCH;
+        const T* p = Scale::at(shared + AT_P, slice);
 #pragma unroll
         for (int m = 0; m < TM; m += V) {
             T scale[V];
@@ -165,52 +120,31 @@ struct ContractTile {
     }
 
     __device__ __forceinline__ void write(const Contract& c, const Place& place) {
-        int shift = element_shift(c.out_type);
-        bool grouped = c.per < c.n;
-        bool vectors = c.out_a == 1 && aligned_for_vectors(c.out, shift, V) && multiple(c.out_n.inner, V) &&
-                       multiple(c.out_batch, V) && (!grouped || multiple(c.out_n.outer, V));
+        bool vectors = output_vectors<V>(c);
 #pragma unroll 1
         for (int m = 0; m < TM; m++, next_row(sums)) {
             int64_t row = place.first_n + grid.row(m / V) + m % V;
             if (row >= c.n) continue;
-            int64_t out_row = row_offset(row, c.per, c.n, c.out_n) + place.batch * c.out_batch;
-            int64_t bias_row = c.bias ? row_offset(row, c.per, c.n, c.bias_n) + place.batch * c.bias_batch : 0;
 #pragma unroll
             for (int l = 0; l < TN / V; l++) {
-                int64_t lane = place.first_a + grid.lane(l);
-                int count = c.lanes - lane < V ? int(c.lanes - lane) : V;
                 T v[V];
 #pragma unroll
-                for (int e = 0; e < V; e++) {
-                    v[e] = sums[0][l * V + e];
-                    if (c.bias && e < count)
-                        v[e] += load_element(c.bias, bias_row + (lane + e) * c.bias_a, c.bias_type, T());
-                }
-                store_elements(c.out, out_row + lane * c.out_a, c.out_a, count, c.out_type, c.add, vectors, v);
+                for (int e = 0; e < V; e++) v[e] = sums[0][l * V + e];
+                write_lanes<T, V>(c, place, row, place.first_a + grid.lane(l), vectors, v);
             }
         }
     }
 
     __device__ __forceinline__ void run(const Contracts& all) {
-        extern __shared__ __align__(16) unsigned char shared[];
-        shared_w = reinterpret_cast<T*>(shared);
-        shared_p = shared_w + 2 * BN * BK;
-        shared_q = shared_p + 2 * SCALES * P_PITCH;
+        extern __shared__ __align__(128) unsigned char dynamic[];
+        shared = reinterpret_cast<T*>(dynamic);
         __shared__ Place place;
         if (threadIdx.x == 0) place.find<BM, BN, BK>(all);
         __syncthreads();
         const Contract& c = all.problem[place.problem];
         zero(t);
         zero(sums);
-        int64_t before = 0;
-        for (int s = 0; s < c.segments; s++) {
-            const Segment& part = c.segment[s];
-            int64_t steps = (part.depth + BK - 1) / BK, all_steps = steps * part.slices;
-            int64_t from = place.lo > before ? place.lo - before : 0;
-            int64_t to = place.hi - before < all_steps ? place.hi - before : all_steps;
-            if (from < to) segment(c, part, place, from, to, steps);
-            before += all_steps;
-        }
+        run_segments(*this, c, place);
         if (c.splits > 1) {
             T(&flat)[TM * TN] = reinterpret_cast<T(&)[TM * TN]>(sums);
             if (!sum_splits<T, COUNT>(flat, c.partial, c.arrived, place.tile, place.tiles, place.split, c.splits)) return;

@@ -124,50 +124,49 @@ __device__ __forceinline__ void store_vector(double* to, const double (&v)[2]) {
     *reinterpret_cast<double2*>(to) = make_double2(v[0], v[1]);
 }
 
-// Writes the first `count` of the elements v, `stride` elements apart, rounded once to the output's type (to nearest even).
-// `add` adds what is there, in T, before rounding; without it the output is not read. `aligned`: stride 1, and 16 bytes
-// of T (8 of f16 and bf16) are aligned.
-template <class T>
+// Writes the first `count` of the W elements v, `stride` elements apart, rounded once to the output's type (to nearest even).
+// `add` adds what is there, in T, before rounding; without it the output is not read. `vectors`: stride 1, and aligned to W
+// elements of the output's type.
+template <class T, int W>
 __device__ __forceinline__ void store_elements(void* base, int64_t index, int64_t stride, int count, Type type, bool add,
-                                               bool aligned, T (&v)[VECTOR<T>]) {
-    constexpr int V = VECTOR<T>;
-    bool whole = aligned && count == V;
+                                               bool vectors, T (&v)[W]) {
+    bool whole = vectors && count >= W;
     if (sizeof(T) == 8 || type == F32) {
         T* to = static_cast<T*>(base) + index;
         if (add) {
 #pragma unroll
-            for (int e = 0; e < V; e++)
+            for (int e = 0; e < W; e++)
                 if (e < count) v[e] += to[e * stride];
         }
         if (whole) {
-            store_vector(to, v);
+            struct alignas(W * sizeof(T)) Vector { T e[W]; } all;
+#pragma unroll
+            for (int e = 0; e < W; e++) all.e[e] = v[e];
+            *reinterpret_cast<Vector*>(to) = all;
         } else {
 #pragma unroll
-            for (int e = 0; e < V; e++)
+            for (int e = 0; e < W; e++)
                 if (e < count) to[e * stride] = v[e];
         }
     } else {
         uint16_t* to = static_cast<uint16_t*>(base) + index;
-        uint16_t bits[V];
+        struct alignas(W * 2) Vector { uint16_t e[W]; } all;
 #pragma unroll
-        for (int e = 0; e < V; e++) {
+        for (int e = 0; e < W; e++) {
             float value = v[e];
             if (add && e < count) {
                 uint16_t old = to[e * stride];
                 value += type == F16 ? __half2float(__ushort_as_half(old)) : __uint_as_float(uint32_t(old) << 16);
             }
-            bits[e] = type == F16 ? __half_as_ushort(__float2half_rn(value))
-                                  : __bfloat16_as_ushort(__float2bfloat16_rn(value));
+            all.e[e] = type == F16 ? __half_as_ushort(__float2half_rn(value))
+                                   : __bfloat16_as_ushort(__float2bfloat16_rn(value));
         }
         if (whole) {
-            uint2 both;
-            both.x = bits[0] | uint32_t(bits[1]) << 16;
-            both.y = bits[V - 2] | uint32_t(bits[V - 1]) << 16;
-            *reinterpret_cast<uint2*>(to) = both;
+            *reinterpret_cast<Vector*>(to) = all;
         } else {
 #pragma unroll
-            for (int e = 0; e < V; e++)
-                if (e < count) to[e * stride] = bits[e];
+            for (int e = 0; e < W; e++)
+                if (e < count) to[e * stride] = all.e[e];
         }
     }
 }

@@ -16,7 +16,7 @@
 //   f32 128x128x16 256      64    24      32,768
 //   f64 64x64x16   256      16    12      32,768            (doubles: twice the registers)
 #pragma once
-#include "split.cuh"
+#include "sums.cuh"
 #include "tile.cuh"
 
 // How threads read vectors of an operand's elements e at a row n: element first..first+V of it, the rows being n.
@@ -98,7 +98,7 @@ struct GramTile {
         return count;
     }
 
-    __device__ __forceinline__ void sum(const Gram& g, const GramPlace& place, T* shared_a, T* shared_q) {
+    __device__ __forceinline__ void sum(const Gram& g, const GramPlace& place, T* shared) {
         // m = (outer, inner): (k, i), or with one i (i, k).
         const bool flat = g.i == 1;
         const int64_t length = flat ? g.k : g.i;
@@ -176,6 +176,7 @@ struct GramTile {
                 store_vector(to_q + (threadIdx.x / (BN / V) + l * Q_ROWS) * BN + j, v);
             }
         };
+        T *shared_a = shared, *shared_q = shared + 2 * BM * BK;
         load(place.lo);
         store(shared_a, shared_q);
         __syncthreads();
@@ -183,7 +184,7 @@ struct GramTile {
         for (int64_t n = place.lo; n < place.hi; n += BK, half ^= 1) {
             bool more = n + BK < place.hi;
             if (more) load(n + BK);
-            grid.template multiply<Plain>(sums, shared_a + half * (BM * BK), shared_q + half * (BN * BK));
+            grid.template multiply<Plain>(sums, shared, half * (BM * BK), 2 * BM * BK + half * (BN * BK));
             if (more) store(shared_a + (half ^ 1) * (BM * BK), shared_q + (half ^ 1) * (BN * BK));
             __syncthreads();
         }
@@ -208,20 +209,19 @@ struct GramTile {
                     v[e] = sums[0][l * V + e];
                     if (g.scale && e < count) v[e] *= load_element(g.scale, (j + e) * g.scale_j, g.scale_type, T());
                 }
-                store_elements(g.out, out + j * g.out_j, g.out_j, count, g.out_type, g.add, vectors, v);
+                store_elements<T, V>(g.out, out + j * g.out_j, g.out_j, count, g.out_type, g.add, vectors, v);
             }
         }
     }
 
     __device__ __forceinline__ void run(const Grams& all) {
-        extern __shared__ __align__(16) unsigned char shared[];
-        T* shared_a = reinterpret_cast<T*>(shared);
+        extern __shared__ __align__(128) unsigned char dynamic[];
         __shared__ GramPlace place;
         if (threadIdx.x == 0) place.find<BM, BN, BK>(all);
         __syncthreads();
         const Gram& g = all.problem[place.problem];
         zero(sums);
-        if (place.lo < place.hi) sum(g, place, shared_a, shared_a + 2 * BM * BK);
+        if (place.lo < place.hi) sum(g, place, reinterpret_cast<T*>(dynamic));
         if (g.splits > 1) {
             T(&flat)[TM * TN] = reinterpret_cast<T(&)[TM * TN]>(sums);
             if (!sum_splits<T, COUNT>(flat, g.partial, g.arrived, place.tile, place.tiles, place.split, g.splits)) return;

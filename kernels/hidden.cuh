@@ -11,9 +11,10 @@
 //   shared:   w  2 × [BK][BN]      q  2 × [BK][BM]         swizzled as in stage.cuh
 //
 //   tile           threads  accumulators  staged  shared bytes
-//   f32 64x64x16   256      3 × 16        8       16,384
+//   f32 64x64x32   256      3 × 16        16      32,768
 //   f64 32x64x16   128      3 × 16        12      24,576            (doubles: twice the registers)
 #pragma once
+#include "sums.cuh"
 #include "tile.cuh"
 
 template <class T, int BM_, int BN_, int BK_, int TM_, int TN_>
@@ -23,9 +24,9 @@ struct HiddenTile {
     static constexpr int COUNT = Grid::COUNT, BYTES = 2 * (BM + BN) * BK * int(sizeof(T));
 
     Grid grid;
-    int64_t first_n, first_r;
 
-    __device__ __forceinline__ void project(T (&t)[TM][TN], const Hidden& h, const Projection& part, T* shared_w, T* shared_q) {
+    __device__ __forceinline__ void project(T (&t)[TM][TN], const Hidden& h, const Projection& part, const int64_t& first_n, const int64_t& first_r,
+                                            T* shared) {
         zero(t);
         if (!part.q) return;
         if (!part.w) {
@@ -42,18 +43,25 @@ struct HiddenTile {
             }
             return;
         }
-        Stage<T, BM, BK, COUNT, true> stage_q;
-        stage_q.begin(part.q, part.q_type, first_n, h.per, h.n, part.q_n, part.q_c, 0);
-        Stage<T, BN, BK, COUNT, false> stage_w;
-        stage_w.begin(part.w, part.w_type, first_r, h.r, h.r, Rows{0, part.w_r}, part.w_c, 0);
+        using StageQ = Stage<T, BM, BK, COUNT, true>;
+        using StageW = Stage<T, BN, BK, COUNT, false>;
+        __shared__ typename StageQ::Plan plan_q;
+        __shared__ typename StageW::Plan plan_w;
+        if (threadIdx.x == 0) {
+            plan_q.make(part.q, part.q_type, first_n, h.per, h.n, part.q_n, part.q_c, 0);
+            plan_w.make(part.w, part.w_type, first_r, h.r, h.r, Rows{0, part.w_r}, part.w_c, 0);
+        }
+        __syncthreads();
+        StageQ stage_q(plan_q, part.q, first_n, h.per, h.n, part.q_n, part.q_c);
+        StageW stage_w(plan_w, part.w, first_r, h.r, h.r, Rows{0, part.w_r}, part.w_c);
         auto load = [&](int64_t c0) {
             int left = part.depth - c0 < BK ? int(part.depth - c0) : BK;
             stage_q.load(0, c0, left);
             stage_w.load(0, c0, left);
         };
         auto store = [&](int half) {
-            stage_q.store(shared_q + half * (BM * BK));
-            stage_w.store(shared_w + half * (BN * BK));
+            stage_q.store(shared + 2 * BN * BK + half * (BM * BK));
+            stage_w.store(shared + half * (BN * BK));
         };
         load(0);
         store(0);
@@ -62,18 +70,20 @@ struct HiddenTile {
         for (int64_t c0 = 0; c0 < part.depth; c0 += BK, half ^= 1) {
             bool more = c0 + BK < part.depth;
             if (more) load(c0 + BK);
-            grid.template multiply<Swizzled>(t, shared_q + half * (BM * BK), shared_w + half * (BN * BK));
+            grid.template multiply<Swizzled>(t, shared, 2 * BN * BK + half * (BM * BK), half * (BN * BK));
             if (more) store(half ^ 1);
             __syncthreads();
         }
     }
 
     __device__ __forceinline__ void run(const Hidden& h) {
-        extern __shared__ __align__(16) unsigned char shared[];
-        T* shared_w = reinterpret_cast<T*>(shared);
-        T* shared_q = shared_w + 2 * BN * BK;
-        int64_t tiles_n = (h.n + BM - 1) / BM, tile_r = blockIdx.x / tiles_n;
-        first_n = (blockIdx.x - tile_r * tiles_n) * BM, first_r = tile_r * BN;
+        extern __shared__ __align__(128) unsigned char dynamic[];
+        __shared__ int64_t first_n, first_r;  // not in registers during the inner loop
+        if (threadIdx.x == 0) {
+            int64_t tiles_n = (h.n + BM - 1) / BM, tile_r = blockIdx.x / tiles_n;
+            first_n = (blockIdx.x - tile_r * tiles_n) * BM, first_r = tile_r * BN;
+        }
+        __syncthreads();
 
         // One body for the three: each is summed in `d`, after the earlier have moved on.
         T p[TM][TN], q[TM][TN], d[TM][TN];
@@ -84,12 +94,12 @@ struct HiddenTile {
             for (int m = 0; m < TM; m++)
 #pragma unroll
                 for (int l = 0; l < TN; l++) p[m][l] = q[m][l], q[m][l] = d[m][l];
-            project(d, h, which == 0 ? h.p : which == 1 ? h.q : h.d, shared_w, shared_q);
+            project(d, h, which == 0 ? h.p : which == 1 ? h.q : h.d, first_n, first_r, reinterpret_cast<T*>(dynamic));
         }
 
         bool vectors = multiple(h.pitch, V);
         auto write = [&](void* base, int64_t n, int64_t r, int count, T(&v)[V]) {
-            if (base) store_elements(base, n * h.pitch + r, 1, count, sizeof(T) == 8 ? F64 : F32, false,
+            if (base) store_elements<T, V>(base, n * h.pitch + r, 1, count, sizeof(T) == 8 ? F64 : F32, false,
                                      vectors && aligned_for_vectors(base, sizeof(T) == 8 ? 3 : 2, V), v);
         };
         T lambda[TN];

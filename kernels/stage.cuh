@@ -34,6 +34,8 @@ struct Swizzled {
 // [c][row], where no thread writes along c.
 template <class T, int ROWS, int BK>
 struct Plain {
+    static constexpr int P = 128 / sizeof(T);
+    __device__ static __forceinline__ int swizzle(int) { return 0; }
     __device__ static __forceinline__ int at(int c, int row) { return c * ROWS + row; }
 };
 
@@ -46,61 +48,71 @@ struct Stage {
     static_assert(LOADS * V * THREADS == ROWS * BK, "every thread loads the same number of vectors");
     static_assert(ROWS / V <= THREADS && BK / V <= THREADS, "its vectors differ in one index only");
 
-    const char* from[GROUPED ? LOADS : 1];  // where this thread's vectors of the first c begin; or the first of them, and
-    int64_t apart;                          // bytes to the next
-    int64_t step, pitch;                    // bytes between two c; between two elements of a vector
-    int rows;                               // rows of the tile that exist
-    Type type;
-    bool along_rows, vectors;
+    // What is the same for all threads. It lies in shared memory, so as not to take registers during the inner loop.
+    struct Plan {
+        int64_t step, pitch;  // bytes between two c; between two elements of a vector
+        int64_t apart;        // bytes between two vectors of a thread, unless rows are in groups
+        int rows;             // rows of the tile that exist
+        Type type;
+        bool along_rows, vectors;
+
+        // Rows first.. of an operand with `total` rows, in groups of `per`. `slices`: a stride of other offsets that are added.
+        __device__ __forceinline__ void make(const void* base, Type element, int64_t first, int64_t per, int64_t total, Rows n,
+                                             int64_t c, int64_t slices) {
+            type = element;
+            int shift = element_shift(type);
+            int64_t left = total - first;
+            rows = left < ROWS ? int(left) : ROWS;
+            step = c * (int64_t(1) << shift);
+            // Vectors along the rows must not cross from one group of rows to the next.
+            bool grouped = GROUPED && per < total, row_vectors = !grouped || (multiple(per, V) && multiple(n.outer, V));
+            bool base_aligned = aligned_for_vectors(base, shift, V) && multiple(slices, V);
+            bool by_c = c == 1 && base_aligned && multiple(n.inner, V) && (!grouped || multiple(n.outer, V));
+            bool by_rows = n.inner == 1 && base_aligned && multiple(c, V) && row_vectors;
+            int64_t across = n.inner < 0 ? -n.inner : n.inner, down = c < 0 ? -c : c;
+            along_rows = by_rows || (!by_c && !grouped && across < down);
+            vectors = by_c || by_rows;
+            pitch = along_rows ? n.inner * (int64_t(1) << shift) : step;
+            apart = along_rows ? step * (THREADS / (ROWS / V)) : n.inner * (int64_t(THREADS / (BK / V)) << shift);
+        }
+    };
+    const Plan& plan;
+    const char* from[GROUPED ? LOADS : 1];  // where this thread's vectors of the first c begin, or the first of them
     Raw<T> raw[LOADS];
 
     // First row and first c of vector `l` of this thread.
     __device__ __forceinline__ int row(int l) const {
-        return along_rows ? threadIdx.x % (ROWS / V) * V : threadIdx.x / (BK / V) + l * (THREADS / (BK / V));
+        return plan.along_rows ? threadIdx.x % (ROWS / V) * V : threadIdx.x / (BK / V) + l * (THREADS / (BK / V));
     }
     __device__ __forceinline__ int column(int l) const {
-        return along_rows ? threadIdx.x / (ROWS / V) + l * (THREADS / (ROWS / V)) : threadIdx.x % (BK / V) * V;
+        return plan.along_rows ? threadIdx.x / (ROWS / V) + l * (THREADS / (ROWS / V)) : threadIdx.x % (BK / V) * V;
     }
 
-    // Rows first.. of an operand with `total` rows, in groups of `per`. `slices`: a stride of other offsets that callers add.
-    __device__ __forceinline__ void begin(const void* base, Type element, int64_t first, int64_t per, int64_t total,
-                                          Rows n, int64_t c, int64_t slices) {
-        type = element;
-        int shift = element_shift(type);
-        int64_t left = total - first;
-        rows = left < ROWS ? int(left) : ROWS;
-        step = c * (int64_t(1) << shift);
-        // Vectors along the rows must not cross from one group of rows to the next.
-        bool grouped = GROUPED && per < total, row_vectors = !grouped || (multiple(per, V) && multiple(n.outer, V));
-        bool base_aligned = aligned_for_vectors(base, shift, V) && multiple(slices, V);
-        bool by_c = c == 1 && base_aligned && multiple(n.inner, V) && (!grouped || multiple(n.outer, V));
-        bool by_rows = n.inner == 1 && base_aligned && multiple(c, V) && row_vectors;
-        int64_t across = n.inner < 0 ? -n.inner : n.inner, down = c < 0 ? -c : c;
-        along_rows = by_rows || (!by_c && !grouped && across < down);
-        vectors = by_c || by_rows;
-        pitch = along_rows ? n.inner * (int64_t(1) << shift) : step;
-        apart = along_rows ? step * (THREADS / (ROWS / V)) : n.inner * (int64_t(THREADS / (BK / V)) << shift);
+    // With the operands of `make`.
+    __device__ __forceinline__ Stage(const Plan& plan, const void* base, int64_t first, int64_t per, int64_t total, Rows n, int64_t c)
+        : plan(plan) {
+        int shift = element_shift(plan.type);
 #pragma unroll
         for (int l = 0; l < (GROUPED ? LOADS : 1); l++) {
             int at = row(l);
-            int64_t offset = GROUPED ? (at < rows ? row_offset(first + at, per, total, n) : 0) : (first + at) * n.inner;
+            int64_t offset = GROUPED ? (at < plan.rows ? row_offset(first + at, per, total, n) : 0) : (first + at) * n.inner;
             from[l] = static_cast<const char*>(base) + (offset + column(l) * c) * (int64_t(1) << shift);
         }
     }
 
     // Issues the loads of c = c0 .. c0+left of a slice; `offset` in elements. Rows and c beyond the edges are zeros.
     __device__ __forceinline__ void load(int64_t offset, int64_t c0, int left) {
-        int64_t bytes = offset * (int64_t(1) << element_shift(type)) + c0 * step;
+        int64_t bytes = offset * (int64_t(1) << element_shift(plan.type)) + c0 * plan.step;
 #pragma unroll
         for (int l = 0; l < LOADS; l++) {
             int r = row(l), c = column(l);
-            int count = along_rows ? (c < left ? rows - r : 0) : (r < rows ? left - c : 0);
-            const char* at = (GROUPED ? from[l] : from[0] + l * apart) + bytes;
-            if (vectors && count >= V) {
-                raw[l].load_vector(at, type);
+            int count = plan.along_rows ? (c < left ? plan.rows - r : 0) : (r < plan.rows ? left - c : 0);
+            const char* at = (GROUPED ? from[l] : from[0] + l * plan.apart) + bytes;
+            if (plan.vectors && count >= V) {
+                raw[l].load_vector(at, plan.type);
             } else {
                 raw[l].zero();
-                raw[l].load_scalars(at, pitch, count, type);
+                raw[l].load_scalars(at, plan.pitch, count, plan.type);
             }
         }
     }
@@ -110,9 +122,9 @@ struct Stage {
 #pragma unroll
         for (int l = 0; l < LOADS; l++) {
             T v[V];
-            raw[l].convert(v, type);
+            raw[l].convert(v, plan.type);
             int r = row(l), c = column(l);
-            if (along_rows) {
+            if (plan.along_rows) {
                 store_vector(tile + Layout::at(c, r), v);
             } else {
                 // The swizzle is one for all c of a vector.

@@ -26,24 +26,29 @@ struct Threads {
     __device__ __forceinline__ int row(int vector) const { return vector * (BM / ROW_VECTORS) + ty * V; }
     __device__ __forceinline__ int lane(int vector) const { return vector * (BN / LANE_VECTORS) + tx * V; }
 
+    // `q` and `w`: where the tiles begin in `shared`, multiples of P.
     template <template <class, int, int> class Layout>
-    __device__ __forceinline__ void multiply(T (&t)[TM][TN], const T* q, const T* w) const {
-        // Two vectors of c at a time: enough to load ahead of use, and a body that stays in the instruction cache.
-#pragma unroll 2
-        for (int group = 0; group < BK / V; group++) {
-            const T* q_row[ROW_VECTORS];
-            const T* w_lane[LANE_VECTORS];
+    __device__ __forceinline__ void multiply(T (&t)[TM][TN], const T* shared, int q, int w) const {
+        using Q = Layout<T, BM, BK>;
+        using W = Layout<T, BN, BK>;
+        static_assert(ROW_VECTORS == 1 || BM / ROW_VECTORS % Q::P == 0, "a thread's vectors share a swizzle");
+        static_assert(LANE_VECTORS == 1 || BN / LANE_VECTORS % W::P == 0, "a thread's vectors share a swizzle");
+        // Some 512 FMAs at a time: enough to load ahead of use, and a body that stays in the instruction cache.
+        constexpr int GROUPS = BK / V, WHOLE = 512 / (TM * TN * V), UNROLL = WHOLE < GROUPS / 2 ? WHOLE : GROUPS / 2;
+        q += row(0), w += lane(0);
+#pragma unroll 1
+        for (int part = 0; part < BK; part += UNROLL * V) {
+            // The swizzle of part + c is that of both exchanged: one operation a group, the rest is in the loads' offsets.
+            int q_part = (q ^ Q::swizzle(part)) + part * BM, w_part = (w ^ W::swizzle(part)) + part * BN;
 #pragma unroll
-            for (int v = 0; v < ROW_VECTORS; v++) q_row[v] = q + Layout<T, BM, BK>::at(group * V, row(v));
-#pragma unroll
-            for (int v = 0; v < LANE_VECTORS; v++) w_lane[v] = w + Layout<T, BN, BK>::at(group * V, lane(v));
-#pragma unroll
-            for (int c = 0; c < V; c++) {
+            for (int c = 0; c < UNROLL * V; c++) {
+                const T* q_row = shared + (q_part ^ Q::swizzle(c)) + c * BM;
+                const T* w_lane = shared + (w_part ^ W::swizzle(c)) + c * BN;
                 T a[ROW_VECTORS][V], b[LANE_VECTORS][V];
 #pragma unroll
-                for (int v = 0; v < ROW_VECTORS; v++) load_vector(a[v], q_row[v] + c * BM);
+                for (int v = 0; v < ROW_VECTORS; v++) load_vector(a[v], q_row + v * (BM / ROW_VECTORS));
 #pragma unroll
-                for (int v = 0; v < LANE_VECTORS; v++) load_vector(b[v], w_lane[v] + c * BN);
+                for (int v = 0; v < LANE_VECTORS; v++) load_vector(b[v], w_lane + v * (BN / LANE_VECTORS));
 #pragma unroll
                 for (int m = 0; m < TM; m++)
 #pragma unroll
@@ -52,20 +57,3 @@ struct Threads {
         }
     }
 };
-
-template <class T, int TM, int TN>
-__device__ __forceinline__ void zero(T (&t)[TM][TN]) {
-#pragma unroll
-    for (int m = 0; m < TM; m++)
-#pragma unroll
-        for (int n = 0; n < TN; n++) t[m][n] = 0;
-}
-
-// Row 0 leaves, the others move up: a loop over rows then has one body, not TM, for what is done once a tile.
-template <class T, int TM, int TN>
-__device__ __forceinline__ void next_row(T (&t)[TM][TN]) {
-#pragma unroll
-    for (int m = 0; m + 1 < TM; m++)
-#pragma unroll
-        for (int n = 0; n < TN; n++) t[m][n] = t[m + 1][n];
-}

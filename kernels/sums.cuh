@@ -1,9 +1,28 @@
-// The second stage of a depth that is cut into `splits`: every block leaves its sums in partial[split][tile], and the block
-// that arrives last adds them up, in the order of the splits: the same bits whichever block that is. No float is added to
-// atomically; the one atomic counts arrivals. Each thread reads back what the same thread of other blocks wrote.
+// A tile's sums in registers, and the second stage where a depth is cut.
 #pragma once
 #include "element.cuh"
 
+template <class T, int TM, int TN>
+__device__ __forceinline__ void zero(T (&t)[TM][TN]) {
+#pragma unroll
+    for (int m = 0; m < TM; m++)
+#pragma unroll
+        for (int n = 0; n < TN; n++) t[m][n] = 0;
+}
+
+// Row 0 leaves, the others move up: a loop over rows then has one body, not TM, for what is done once a tile.
+template <class T, int TM, int TN>
+__device__ __forceinline__ void next_row(T (&t)[TM][TN]) {
+#pragma unroll
+    for (int m = 0; m + 1 < TM; m++)
+#pragma unroll
+        for (int n = 0; n < TN; n++) t[m][n] = t[m + 1][n];
+}
+
+// The second stage of a depth that is cut into `splits`: every block leaves its sums in partial[split][tile], and the block
+// that arrives last adds them up, in the order of the splits: the same bits whichever block that is. No float is added to
+// atomically; the one atomic counts arrivals. Each thread reads back what the same thread of other blocks wrote.
+//
 // False: another block will finish this tile. SIZE: accumulators of a tile.
 template <class T, int THREADS, int COUNT>
 __device__ __forceinline__ bool sum_splits(T (&sums)[COUNT], void* partial, uint32_t* arrived, int64_t tile, int64_t tiles,
