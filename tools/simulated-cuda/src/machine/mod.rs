@@ -1,0 +1,3 @@
+//! The machine that executes decoded PTX.
+
+pub mod memory;

@@ -1,0 +1,1 @@
+//! Detectors of errors that hardware does not report.
