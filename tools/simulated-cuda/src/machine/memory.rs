@@ -194,7 +194,12 @@ impl Allocation {
 impl Memory {
     /// Memory of `capacity` bytes.
     pub fn new(capacity: u64) -> Self {
-        Self { capacity, state: RwLock::new(State { allocations: BTreeMap::new(), used: 0, next: BASE }) }
+        Self::starting_at(BASE, capacity)
+    }
+
+    /// Memory of `capacity` bytes whose addresses begin at a multiple of 256: several devices' are to differ.
+    pub fn starting_at(base: u64, capacity: u64) -> Self {
+        Self { capacity, state: RwLock::new(State { allocations: BTreeMap::new(), used: 0, next: base }) }
     }
 
     /// Allocates `size` bytes (at least one), aligned to 256, uninitialised.
