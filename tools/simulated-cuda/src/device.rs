@@ -45,6 +45,6 @@ pub struct Launch<'a> {
 }
 
 /// Runs a kernel to its end. On a fault, memory holds whatever was written until then.
-pub fn launch(_device: &Device, _memory: &Memory, _function: &Function, _launch: &Launch) -> Result<Profile, Fault> {
-    todo!()
+pub fn launch(device: &Device, memory: &Memory, function: &Function, launch: &Launch) -> Result<Profile, Fault> {
+    crate::machine::grid::run(device, memory, &function.code, launch, function.param_bytes)
 }

@@ -87,7 +87,10 @@ impl fmt::Display for FaultKind {
             }
             Self::UninitialisedRegister { register } => write!(f, "read of uninitialised register {register}"),
             Self::Race { earlier, later, other_thread } => {
-                write!(f, "race in shared memory: {later:?} after a {earlier:?} by thread {other_thread}, no barrier between")
+                write!(
+                    f,
+                    "race in shared memory: {later:?} after a {earlier:?} by thread {other_thread}, no barrier between"
+                )
             }
             Self::UnwaitedCopy { issuer } => {
                 write!(f, "shared memory touched while a cp.async of thread {issuer} is not waited for")

@@ -10,13 +10,14 @@ mod device;
 #[cfg(feature = "driver")]
 pub mod driver;
 mod fault;
+mod isa;
 pub mod machine;
 pub mod profile;
 pub mod ptx;
 mod sanitizer;
 
 pub use device::{Device, Launch, launch};
-pub use fault::{Fault, FaultKind};
+pub use fault::{Access, Fault, FaultKind, Space};
 pub use machine::memory::{Memory, MemoryError};
 pub use profile::Profile;
 pub use ptx::{Function, Module, Param, ParseError};

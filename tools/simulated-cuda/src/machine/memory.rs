@@ -46,7 +46,9 @@ pub enum MemoryError {
 impl fmt::Display for MemoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OutOfMemory { requested, free } => write!(f, "out of memory: {requested} bytes asked for, {free} free"),
+            Self::OutOfMemory { requested, free } => {
+                write!(f, "out of memory: {requested} bytes asked for, {free} free")
+            }
             Self::InvalidAddress { address, bytes } => write!(f, "{bytes} bytes at {address:#x}: no such allocation"),
         }
     }
@@ -137,7 +139,11 @@ impl Bits {
 
     fn assign(&self, offset: u64, value: bool) {
         let (word, bit) = (&self.0[(offset / 64) as usize], 1 << (offset % 64));
-        if value { word.fetch_or(bit, Relaxed) } else { word.fetch_and(!bit, Relaxed) };
+        if value {
+            word.fetch_or(bit, Relaxed)
+        } else {
+            word.fetch_and(!bit, Relaxed)
+        };
     }
 
     fn set_range(&self, start: u64, bytes: u64) {
