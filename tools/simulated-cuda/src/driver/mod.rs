@@ -7,6 +7,7 @@
 //! - [`device`], [`context`], [`memory`], [`copy`], [`pool`], [`host`], [`module`], [`function`], [`occupancy`],
 //!   [`stream`], [`event`], [`graph`]: the functions, as the driver API's manual groups them
 //! - [`capture`]: which calls a capturing stream forbids, and what it records
+//! - [`unsupported`]: what is refused
 //! - [`work`]: what a stream executes, at once or when a graph is launched
 //! - [`symbols`]: finding a function by its name, `cuGetProcAddress`
 
@@ -31,4 +32,5 @@ mod result;
 mod state;
 mod stream;
 mod symbols;
+mod unsupported;
 mod work;
