@@ -83,10 +83,10 @@ impl Case {
                     launch.arg(next.next().unwrap());
                 }
                 4 => {
-                    launch.arg::<[u8; 4]>(scalar.as_slice().try_into().unwrap());
+                    launch.arg(<&[u8; 4]>::try_from(scalar.as_slice()).unwrap());
                 }
                 8 => {
-                    launch.arg::<[u8; 8]>(scalar.as_slice().try_into().unwrap());
+                    launch.arg(<&[u8; 8]>::try_from(scalar.as_slice()).unwrap());
                 }
                 size => panic!("a scalar of {size} bytes"),
             }
