@@ -154,11 +154,18 @@ impl<'a> Block<'a> {
             let size = access.bytes * access.elements.len() as u32;
             match space {
                 AccessSpace::Shared => {
-                    self.check_shared(warp, addresses, mask, size, true)?;
+                    self.check_ranges(addresses, mask, size, true)?;
                     let shared = &mut self.shared;
+                    // Lanes whose stores change nothing.
+                    let mut silent = mask;
                     drain(warp, access, mask, |lane, at, value| {
-                        write_slice(shared, addresses[lane] as usize + at as usize, access.bytes, value)
+                        let at = addresses[lane] as usize + at as usize;
+                        if read_slice(shared, at, access.bytes) != value {
+                            silent &= !(1 << lane);
+                        }
+                        write_slice(shared, at, access.bytes, value)
                     });
+                    self.watch_shared(warp, addresses, mask, size, true, silent)?;
                 }
                 AccessSpace::Local => {
                     let base = self.check_local(warp, addresses, mask, size, true)?;
@@ -253,13 +260,28 @@ impl<'a> Block<'a> {
         size: u32,
         write: bool,
     ) -> Outcome {
+        self.check_ranges(addresses, mask, size, write)?;
+        self.watch_shared(warp, addresses, mask, size, write, 0)
+    }
+
+    fn check_ranges(&self, addresses: &[u64; LANES], mask: u32, size: u32, write: bool) -> Outcome {
         let bytes = self.shared.len() as u64;
-        for lane in each(mask) {
-            check_range(lane, addresses[lane], size, bytes, Space::Shared, write)?;
-        }
+        each(mask).try_for_each(|lane| check_range(lane, addresses[lane], size, bytes, Space::Shared, write))
+    }
+
+    fn watch_shared(
+        &mut self,
+        warp: &Warp,
+        addresses: &[u64; LANES],
+        mask: u32,
+        size: u32,
+        write: bool,
+        silent: u32,
+    ) -> Outcome {
         if let Some(shadow) = &mut self.shadow {
             for lane in each(mask) {
-                shadow.access(warp.index, lane, addresses[lane] as u32, size, write)?;
+                let silent = silent >> lane & 1 != 0;
+                shadow.access(warp.index, lane, addresses[lane] as u32, size, write, silent)?;
             }
         }
         if self.device.profile {
@@ -354,6 +376,30 @@ fn fill(warp: &mut Warp, access: &Access, mask: u32, get: impl Fn(usize, u32) ->
             Destination::Sink => {}
         }
     }
+}
+
+/// The lanes of a store but those that write the same value to the same place as another: no race.
+fn without_copies(warp: &Warp, access: &Access, addresses: &[u64; LANES], mask: u32) -> u32 {
+    let mut last = None;
+    if each(mask).all(|lane| last.replace(addresses[lane]).is_none_or(|before| before < addresses[lane])) {
+        return mask;
+    }
+    let same = |a: usize, b: usize| {
+        addresses[a] == addresses[b]
+            && access.elements.iter().all(|element| match *element {
+                Destination::R(slot, _) => {
+                    let values = &warp.registers.r[slot as usize].0;
+                    values[a] == values[b]
+                }
+                Destination::D(slot) => {
+                    let values = &warp.registers.d[slot as usize].0;
+                    values[a] == values[b]
+                }
+                Destination::Sink => true,
+            })
+    };
+    let copy = |lane: &usize| each(mask & ((1 << lane) - 1)).any(|other| same(other, *lane));
+    mask & !each(mask).filter(copy).fold(0, |bits, lane| bits | 1 << lane)
 }
 
 /// Takes what is written from registers.

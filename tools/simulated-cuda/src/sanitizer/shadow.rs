@@ -108,24 +108,33 @@ impl Shadow {
         }
     }
 
-    /// A load or store of a lane.
+    /// A load or store of a lane. A `silent` store writes what is there already: no race with the write that put it
+    /// there, as when all threads of a warp store the same result.
     #[inline]
-    pub(crate) fn access(&mut self, warp: u32, lane: usize, address: u32, size: u32, write: bool) -> Outcome {
+    pub(crate) fn access(
+        &mut self,
+        warp: u32,
+        lane: usize,
+        address: u32,
+        size: u32,
+        write: bool,
+        silent: bool,
+    ) -> Outcome {
         let (first, thread) = (address as usize / 4, (warp * 32) as u16 + lane as u16);
         if size >= 4 {
             for word in first..first + size as usize / 4 {
                 if self.words[word].state & SPLIT != 0 {
                     for byte in 4 * word..4 * word + 4 {
-                        self.touch(warp, lane, thread, byte as u32, true, size, write)?;
+                        self.touch(warp, lane, thread, byte as u32, true, size, write, silent)?;
                     }
                 } else {
-                    self.touch(warp, lane, thread, 4 * word as u32, false, size, write)?;
+                    self.touch(warp, lane, thread, 4 * word as u32, false, size, write, silent)?;
                 }
             }
             return Ok(());
         }
         self.split(first);
-        (address..address + size).try_for_each(|byte| self.touch(warp, lane, thread, byte, true, size, write))
+        (address..address + size).try_for_each(|byte| self.touch(warp, lane, thread, byte, true, size, write, silent))
     }
 
     /// Gives a word's bytes their own entries.
@@ -151,6 +160,7 @@ impl Shadow {
         by_byte: bool,
         size: u32,
         write: bool,
+        silent: bool,
     ) -> Outcome {
         let row = &self.seen[warp as usize * self.warps..][..self.warps];
         let entry = if by_byte { &mut self.bytes[address as usize] } else { &mut self.words[address as usize / 4] };
@@ -158,7 +168,8 @@ impl Shadow {
         if entry.state & COPYING != 0 {
             return trouble(lane, FaultKind::UnwaitedCopy { issuer: entry.writer.into() }, Some(address.into()));
         }
-        if entry.writer != thread && entry.writer != NOBODY && entry.write_time >= row[entry.writer as usize / 32] {
+        let other = entry.writer != thread && entry.writer != NOBODY;
+        if other && !silent && entry.write_time >= row[entry.writer as usize / 32] {
             let kind = FaultKind::Race { earlier: Access::Write, later, other_thread: entry.writer.into() };
             return trouble(lane, kind, Some(address.into()));
         }
@@ -202,8 +213,8 @@ impl Shadow {
                 }
                 continue;
             }
-            self.touch(warp, lane, thread, 4 * word, false, size, false)?;
-            self.touch(warp, lane, thread, 4 * word, false, size, true)?;
+            self.touch(warp, lane, thread, 4 * word, false, size, false, false)?;
+            self.touch(warp, lane, thread, 4 * word, false, size, true, false)?;
             self.words[word as usize].state |= ATOMIC;
         }
         Ok(())
@@ -211,7 +222,7 @@ impl Shadow {
 
     /// A `cp.async` is issued.
     pub(crate) fn begin_copy(&mut self, warp: u32, lane: usize, address: u32, size: u32) -> Outcome {
-        self.access(warp, lane, address, size, true)?;
+        self.access(warp, lane, address, size, true, false)?;
         self.mark(address, size, |entry| entry.state |= COPYING);
         Ok(())
     }
