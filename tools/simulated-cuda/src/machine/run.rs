@@ -244,6 +244,7 @@ fn memory(block: &mut Block, warp: &mut Warp, operation: &Op, mask: u32) -> Outc
         Op::Atomic(atomic) => block.atomic(warp, atomic, mask),
         Op::LoadMatrix(matrix) => block.load_matrix(warp, matrix, mask),
         Op::StoreMatrix(matrix) => block.store_matrix(warp, matrix, mask),
+        Op::Tile(tile) => block.tile(warp, tile, mask),
         Op::CopyAsync(copy) => block.copy_async(warp, copy, mask),
         Op::CopyCommit => {
             warp.copies.commit(mask);
