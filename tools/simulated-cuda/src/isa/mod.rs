@@ -182,7 +182,7 @@ impl Decoder<'_> {
             registers.iter().filter_map(|register| self.context.watched.get(register).copied()).collect()
         };
         let (reads, writes) = (watched(&uses.reads), watched(&uses.writes));
-        let copies = matches!(source.parts().next(), Some("mov" | "selp"));
+        let copies = crate::ptx::allocate::copies(source);
         let watch = (!reads.is_empty() || !writes.is_empty()).then(|| Box::new(Watch { copies, reads, writes }));
         Ok(Instruction { guard, op, watch })
     }
