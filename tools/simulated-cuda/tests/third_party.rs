@@ -171,6 +171,21 @@ fn run_all(prefix: &str, at_least: usize) {
     assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), names.len(), failures.join("\n"));
 }
 
+/// One changed bit of the input: what is not computed as NumPy did is seen.
+#[test]
+fn a_wrong_result_is_seen() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/third_party/fixtures");
+    for name in ["triton_add", "triton_matmul_bf16", "nvcc_groups_coalesced"] {
+        let mut case = Case::read(&folder, name);
+        let ptx = std::fs::read_to_string(folder.join(case.about["ptx"].as_str().unwrap())).unwrap();
+        case.run(&context(), &ptx).unwrap();
+        let first = number(&case.about["args"][0]["input"]);
+        case.data[first + 1] ^= 0x40;
+        let error = case.run(&context(), &ptx).unwrap_err();
+        assert!(error.starts_with("element "), "{name}: {error}");
+    }
+}
+
 #[test]
 fn triton() {
     run_all("triton_", 14);

@@ -177,6 +177,7 @@ fn table() -> Vec<(&'static str, c_int, *const ())> {
         ("cuStreamGetId", 12000, stream::cuStreamGetId as *const ()),
         ("cuStreamGetCtx", 9020, stream::cuStreamGetCtx as *const ()),
         ("cuLaunchHostFunc", 10000, stream::cuLaunchHostFunc as *const ()),
+        ("cuGetExportTable", 3000, cuGetExportTable as *const ()),
         ("cuGetProcAddress", 11030, cuGetProcAddress as *const ()),
         ("cuGetProcAddress", 12000, cuGetProcAddress_v2 as *const ()),
     ]
@@ -239,6 +240,15 @@ pub(super) extern "C" fn cuGetProcAddress_v2(
         }
         status.set_if_asked(found as c_uint);
         Ok(())
+    })
+}
+
+/// NVIDIA's own libraries ask for tables of inner functions: there are none.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuGetExportTable(table: Out<usize>, _id: usize) -> CUresult {
+    guard(|| {
+        table.set(0)?;
+        Err(result::ERROR_NOT_FOUND)
     })
 }
 

@@ -3,6 +3,7 @@
 mod control;
 mod convert;
 mod float;
+mod fragment;
 mod half;
 mod integer;
 mod logic;
@@ -22,10 +23,12 @@ use crate::{
     profile::Class,
     ptx::{
         allocate::{Allocation, File},
-        types::{Body, Instruction as Source, Operand, Register, StateSpace, Symbol, Type, Variable},
+        types::{Body, Instruction as Source, Operand, Register, StateSpace, Symbol, Type},
     },
 };
 use std::collections::HashMap;
+
+pub(crate) use fragment::{Fragment, Number};
 
 pub(crate) type Result<T> = std::result::Result<T, ParseError>;
 
@@ -179,7 +182,7 @@ impl Decoder<'_> {
             registers.iter().filter_map(|register| self.context.watched.get(register).copied()).collect()
         };
         let (reads, writes) = (watched(&uses.reads), watched(&uses.writes));
-        let copies = matches!(source.parts().next(), Some("mov" | "selp"));
+        let copies = crate::ptx::allocate::copies(source);
         let watch = (!reads.is_empty() || !writes.is_empty()).then(|| Box::new(Watch { copies, reads, writes }));
         Ok(Instruction { guard, op, watch })
     }
@@ -303,14 +306,6 @@ impl Decoder<'_> {
                 Some(place) => Ok(place),
                 None => self.syntax(format!("unknown name `{name}`")),
             },
-        }
-    }
-
-    /// The variable that a symbol of the function is.
-    pub(crate) fn variable(&self, symbol: &Symbol) -> Option<&Variable> {
-        match symbol {
-            Symbol::Local(variable) => self.context.body.variables.get(*variable),
-            Symbol::Module(_) => None,
         }
     }
 
@@ -440,6 +435,8 @@ pub(crate) fn class_of(opcode: &str, op: &Op) -> Class {
         },
         Op::Atomic(_) => return Class::Atomic,
         Op::LoadMatrix(_) | Op::StoreMatrix(_) => return Class::Shared,
+        Op::Tile(tile) if tile.space == AccessSpace::Shared => return Class::Shared,
+        Op::Tile(_) => return Class::Global,
         Op::CopyAsync(_) => return Class::Global,
         Op::Branch(_) | Op::BranchIndexed { .. } | Op::Call { .. } | Op::Return { .. } | Op::Exit | Op::Trap => {
             return Class::Control;

@@ -1,6 +1,6 @@
 //! Loads and stores.
 
-use super::{Outcome, block::Block, code::*, each, memory::Allocation, registers::LANES, trouble, warp::Warp};
+use super::{Outcome, block::Block, code::*, each, memory::Allocation, registers::{ALL, LANES}, trouble, warp::Warp};
 use crate::{FaultKind, fault::Space};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -154,18 +154,13 @@ impl<'a> Block<'a> {
             let size = access.bytes * access.elements.len() as u32;
             match space {
                 AccessSpace::Shared => {
+                    let distinct = if self.shadow.is_some() { without_copies(warp, access, addresses, mask) } else { mask };
                     self.check_ranges(addresses, mask, size, true)?;
+                    self.watch_shared(warp, addresses, (mask, distinct), size, true)?;
                     let shared = &mut self.shared;
-                    // Lanes whose stores change nothing.
-                    let mut silent = mask;
                     drain(warp, access, mask, |lane, at, value| {
-                        let at = addresses[lane] as usize + at as usize;
-                        if read_slice(shared, at, access.bytes) != value {
-                            silent &= !(1 << lane);
-                        }
-                        write_slice(shared, at, access.bytes, value)
+                        write_slice(shared, addresses[lane] as usize + at as usize, access.bytes, value)
                     });
-                    self.watch_shared(warp, addresses, mask, size, true, silent)?;
                 }
                 AccessSpace::Local => {
                     let base = self.check_local(warp, addresses, mask, size, true)?;
@@ -261,7 +256,7 @@ impl<'a> Block<'a> {
         write: bool,
     ) -> Outcome {
         self.check_ranges(addresses, mask, size, write)?;
-        self.watch_shared(warp, addresses, mask, size, write, 0)
+        self.watch_shared(warp, addresses, (mask, mask), size, write)
     }
 
     fn check_ranges(&self, addresses: &[u64; LANES], mask: u32, size: u32, write: bool) -> Outcome {
@@ -269,20 +264,17 @@ impl<'a> Block<'a> {
         each(mask).try_for_each(|lane| check_range(lane, addresses[lane], size, bytes, Space::Shared, write))
     }
 
+    /// Looks for races, and counts: of the lanes in the second mask, and in the first.
     fn watch_shared(
         &mut self,
         warp: &Warp,
         addresses: &[u64; LANES],
-        mask: u32,
+        (mask, watched): (u32, u32),
         size: u32,
         write: bool,
-        silent: u32,
     ) -> Outcome {
         if let Some(shadow) = &mut self.shadow {
-            for lane in each(mask) {
-                let silent = silent >> lane & 1 != 0;
-                shadow.access(warp.index, lane, addresses[lane] as u32, size, write, silent)?;
-            }
+            shadow.access_all(warp.index, addresses, watched, size, write)?;
         }
         if self.device.profile {
             self.banks.count(addresses, mask, size, write);
@@ -356,6 +348,12 @@ fn fill(warp: &mut Warp, access: &Access, mask: u32, get: impl Fn(usize, u32) ->
         match *element {
             Destination::R(slot, 32) if access.bytes == 4 => {
                 let to = &mut warp.registers.r[slot as usize].0;
+                if mask == ALL {
+                    for (lane, to) in to.iter_mut().enumerate() {
+                        *to = get(lane, at) as u32;
+                    }
+                    continue;
+                }
                 for lane in each(mask) {
                     to[lane] = get(lane, at) as u32;
                 }

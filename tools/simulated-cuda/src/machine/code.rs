@@ -105,6 +105,8 @@ pub(crate) enum Op {
     },
     LoadMatrix(super::matrix_move::MatrixMove),
     StoreMatrix(super::matrix_move::MatrixMove),
+    /// `wmma.load`, `wmma.store`.
+    Tile(Box<super::tile::Tile>),
     CopyAsync(super::copy_async::CopyAsync),
     CopyCommit,
     /// All but the newest so many groups are complete.

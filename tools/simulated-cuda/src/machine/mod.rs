@@ -16,6 +16,7 @@ pub(crate) mod mbarrier;
 pub mod memory;
 pub(crate) mod registers;
 pub(crate) mod run;
+pub(crate) mod tile;
 pub(crate) mod warp;
 
 use crate::FaultKind;

@@ -110,6 +110,7 @@ fn run_warp(block: &mut Block, warp: &mut Warp) -> Result<Pause, Box<Fault>> {
         counts.0 += 1;
         counts.1 += u64::from(mask.count_ones());
         warp.executed += 1;
+        let mut at = pc;
         let outcome = if let Op::Lanes(run) = &instruction.op {
             let watched = match &instruction.watch {
                 Some(watch) if block.device.sanitize => check_watched(code, warp, watch, mask),
@@ -119,10 +120,13 @@ fn run_warp(block: &mut Block, warp: &mut Warp) -> Result<Pause, Box<Fault>> {
             warp.pc += 1;
             watched
         } else {
-            execute(block, warp, instruction, mask)
+            let outcome = execute(block, warp, instruction, mask);
+            // Where a fault is: not always at the instruction that found it.
+            at = if outcome.is_err() { warp.pc } else { pc };
+            outcome
         };
         if let Err(trouble) = outcome {
-            return Err(fault(block, warp, pc, *trouble));
+            return Err(fault(block, warp, at, *trouble));
         }
         if warp.executed >= end {
             if warp.executed >= block.device.instruction_limit {
@@ -244,6 +248,7 @@ fn memory(block: &mut Block, warp: &mut Warp, operation: &Op, mask: u32) -> Outc
         Op::Atomic(atomic) => block.atomic(warp, atomic, mask),
         Op::LoadMatrix(matrix) => block.load_matrix(warp, matrix, mask),
         Op::StoreMatrix(matrix) => block.store_matrix(warp, matrix, mask),
+        Op::Tile(tile) => block.tile(warp, tile, mask),
         Op::CopyAsync(copy) => block.copy_async(warp, copy, mask),
         Op::CopyCommit => {
             warp.copies.commit(mask);

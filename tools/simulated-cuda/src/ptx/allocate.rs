@@ -86,6 +86,11 @@ pub(crate) fn uses(instruction: &super::types::Instruction) -> Uses {
     uses
 }
 
+/// Whether an instruction only copies: it may read what is not initialised, and hands that on.
+pub(crate) fn copies(instruction: &super::types::Instruction) -> bool {
+    matches!(instruction.parts().next(), Some("mov" | "selp"))
+}
+
 struct Set(Vec<u64>);
 
 impl Set {
@@ -180,6 +185,18 @@ pub(crate) fn allocate(body: &Body, starts: [u32; 3]) -> Allocation {
     let mut watched = vec![false; count];
     if let Some(entry) = live_in.first() {
         entry.each().for_each(|register| watched[register as usize] = true);
+    }
+    // What is copied from such a register may be as uninitialised.
+    loop {
+        let before = watched.clone();
+        for (instruction, uses) in body.instructions.iter().zip(&uses).filter(|(i, _)| copies(i)) {
+            if uses.reads.iter().any(|&register| watched[register as usize]) {
+                uses.writes.iter().for_each(|&register| watched[register as usize] = true);
+            }
+        }
+        if watched == before {
+            break;
+        }
     }
     // The first and last instruction at which each register is alive or used.
     let mut span = vec![(u32::MAX, 0); count];

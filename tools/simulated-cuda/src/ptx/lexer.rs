@@ -47,6 +47,15 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Located<'_>>, ParseError> {
                 }
                 match &text[start..at] {
                     ".loc" | ".file" => at = end_of_line(bytes, at),
+                    // Directives need no space between them: `.reg.b32`.
+                    word if word.starts_with('.') => {
+                        let mut from = 0;
+                        while from < word.len() {
+                            let next = word[from + 1..].find('.').map_or(word.len(), |length| from + 1 + length);
+                            found.push((Token::Word(&word[from..next]), line));
+                            from = next;
+                        }
+                    }
                     word => found.push((Token::Word(word), line)),
                 }
             }

@@ -11,7 +11,7 @@
 use crate::{
     FaultKind,
     fault::{Access, Space},
-    machine::{Outcome, trouble},
+    machine::{Outcome, each, registers::LANES, trouble},
 };
 
 /// No thread.
@@ -46,6 +46,9 @@ pub(crate) struct Shadow {
     warps: usize,
     /// `seen[a][b]`: accesses of warp b before this time are seen by warp a.
     seen: Vec<u32>,
+    /// The least of each warp's row of `seen`, and of all: older accesses conflict with nothing.
+    floors: Vec<u32>,
+    floor: u32,
     /// What each warp released at its last `bar.arrive`.
     released: Vec<Vec<u32>>,
 }
@@ -60,6 +63,8 @@ impl Shadow {
             now: 1,
             warps,
             seen: vec![0; warps * warps],
+            floors: vec![0; warps],
+            floor: 0,
             released: vec![Vec::new(); warps],
         }
     }
@@ -69,6 +74,8 @@ impl Shadow {
         self.bytes.clear();
         self.now = 1;
         self.seen.fill(0);
+        self.floors.fill(0);
+        self.floor = 0;
         self.released.iter_mut().for_each(Vec::clear);
     }
 
@@ -105,36 +112,58 @@ impl Shadow {
         for warp in (0..warps).filter(|warp| waited >> warp & 1 != 0) {
             let row = &mut self.seen[warp * warps..][..warps];
             row.iter_mut().zip(&seen).for_each(|(to, &time)| *to = time.max(*to));
+            self.floors[warp] = row.iter().copied().min().unwrap_or(0);
         }
+        self.floor = self.floors.iter().copied().min().unwrap_or(0);
     }
 
-    /// A load or store of a lane. A `silent` store writes what is there already: no race with the write that put it
-    /// there, as when all threads of a warp store the same result.
-    #[inline]
-    pub(crate) fn access(
+    /// A load or store of the lanes of a mask.
+    pub(crate) fn access_all(
         &mut self,
         warp: u32,
-        lane: usize,
-        address: u32,
+        addresses: &[u64; LANES],
+        mask: u32,
         size: u32,
         write: bool,
-        silent: bool,
     ) -> Outcome {
+        if size < 4 {
+            return each(mask).try_for_each(|lane| self.access(warp, lane, addresses[lane] as u32, size, write));
+        }
+        let (floor, now) = (self.floors[warp as usize], self.now);
+        for lane in each(mask) {
+            let (first, thread) = (addresses[lane] as usize / 4, (warp * 32) as u16 + lane as u16);
+            for word in first..first + size as usize / 4 {
+                let entry = &mut self.words[word];
+                // All earlier writes, and for a store reads, are seen: nothing to look at.
+                if write && entry.state & (COPYING | SPLIT) == 0 && entry.write_time.max(entry.read_time) < floor {
+                    *entry = Entry { write_time: now, writer: thread, state: WRITTEN, ..FRESH };
+                } else if !write && entry.state & !ATOMIC == WRITTEN && entry.write_time < floor {
+                    entry.read(thread, warp, now);
+                } else {
+                    self.access(warp, lane, 4 * word as u32, 4, write)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A load or store of a lane.
+    fn access(&mut self, warp: u32, lane: usize, address: u32, size: u32, write: bool) -> Outcome {
         let (first, thread) = (address as usize / 4, (warp * 32) as u16 + lane as u16);
         if size >= 4 {
             for word in first..first + size as usize / 4 {
-                if self.words[word].state & SPLIT != 0 {
+                if self.words[word].state & SPLIT != 0 && !self.join(word) {
                     for byte in 4 * word..4 * word + 4 {
-                        self.touch(warp, lane, thread, byte as u32, true, size, write, silent)?;
+                        self.touch(warp, lane, thread, byte as u32, true, size, write)?;
                     }
                 } else {
-                    self.touch(warp, lane, thread, 4 * word as u32, false, size, write, silent)?;
+                    self.touch(warp, lane, thread, 4 * word as u32, false, size, write)?;
                 }
             }
             return Ok(());
         }
         self.split(first);
-        (address..address + size).try_for_each(|byte| self.touch(warp, lane, thread, byte, true, size, write, silent))
+        (address..address + size).try_for_each(|byte| self.touch(warp, lane, thread, byte, true, size, write))
     }
 
     /// Gives a word's bytes their own entries.
@@ -149,6 +178,18 @@ impl Shadow {
         }
     }
 
+    /// Makes a split word one again if all accesses of its bytes are seen by all, and all are written; whether it did.
+    fn join(&mut self, word: usize) -> bool {
+        let floor = self.floor;
+        let bytes = &self.bytes[4 * word..4 * word + 4];
+        let old = |entry: &Entry| entry.state == WRITTEN | entry.state & SPLIT && entry.write_time.max(entry.read_time) < floor;
+        let joined = bytes.iter().all(old);
+        if joined {
+            self.words[word] = Entry { state: WRITTEN, writer: bytes[0].writer, ..FRESH };
+        }
+        joined
+    }
+
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
     fn touch(
@@ -160,7 +201,6 @@ impl Shadow {
         by_byte: bool,
         size: u32,
         write: bool,
-        silent: bool,
     ) -> Outcome {
         let row = &self.seen[warp as usize * self.warps..][..self.warps];
         let entry = if by_byte { &mut self.bytes[address as usize] } else { &mut self.words[address as usize / 4] };
@@ -169,7 +209,7 @@ impl Shadow {
             return trouble(lane, FaultKind::UnwaitedCopy { issuer: entry.writer.into() }, Some(address.into()));
         }
         let other = entry.writer != thread && entry.writer != NOBODY;
-        if other && !silent && entry.write_time >= row[entry.writer as usize / 32] {
+        if other && entry.write_time >= row[entry.writer as usize / 32] {
             let kind = FaultKind::Race { earlier: Access::Write, later, other_thread: entry.writer.into() };
             return trouble(lane, kind, Some(address.into()));
         }
@@ -213,8 +253,8 @@ impl Shadow {
                 }
                 continue;
             }
-            self.touch(warp, lane, thread, 4 * word, false, size, false, false)?;
-            self.touch(warp, lane, thread, 4 * word, false, size, true, false)?;
+            self.touch(warp, lane, thread, 4 * word, false, size, false)?;
+            self.touch(warp, lane, thread, 4 * word, false, size, true)?;
             self.words[word as usize].state |= ATOMIC;
         }
         Ok(())
@@ -222,7 +262,7 @@ impl Shadow {
 
     /// A `cp.async` is issued.
     pub(crate) fn begin_copy(&mut self, warp: u32, lane: usize, address: u32, size: u32) -> Outcome {
-        self.access(warp, lane, address, size, true, false)?;
+        self.access(warp, lane, address, size, true)?;
         self.mark(address, size, |entry| entry.state |= COPYING);
         Ok(())
     }

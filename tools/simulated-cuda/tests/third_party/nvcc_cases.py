@@ -61,7 +61,7 @@ def wmma():
             a, b = to_tf32(a), to_tf32(b)
         else:
             a, b = a.astype(kind), b.astype(kind)
-        exact = a.astype(f64) @ b.astype(f64).T
+        exact = (a.astype(np.longdouble) @ b.astype(np.longdouble).T).astype(f64)
         magnitude = np.abs(a.astype(f64)) @ np.abs(b.astype(f64)).T
         # As in the Triton cases; f16 sums are rounded once for each instruction of depth 16.
         bound = {f32: (depth + 1) * 2 * EPS, f16: (depth + 1) * 2 * EPS + (depth // 16) * 2.0**-11 * 1.01,

@@ -143,7 +143,7 @@ def matmul(rng, name, dtype, out_dtype, precision, shape, capability=80, **optio
     # products, a fused multiply-add rounds once.
     bound = (k + 1) * 2 * EPS * magnitude
     if out_dtype is not np.float32:
-        bound = bound + np.abs(exact) * (2.0**-9 if out_dtype is ml_dtypes.bfloat16 else 2.0**-11) * 1.001
+        bound = bound + np.abs(exact) * (2.0**-8 if out_dtype is ml_dtypes.bfloat16 else 2.0**-11) * 1.001
     types = {"a": f"*{kinds[dtype]}", "b": f"*{kinds[dtype]}", "c": f"*{kinds[out_dtype]}"}
     types |= {name: "i32" for name in ("m", "n", "k", "a_stride", "b_stride", "c_stride")}
     constants = {"BM": 64, "BN": 64, "BK": 32, "PRECISION": precision}
