@@ -42,17 +42,17 @@ struct ContractMmaTile {
     template <bool ALONG_ROWS>
     __device__ __forceinline__ void multiply(const unsigned char* q, const unsigned char* w) {
         const int lane = threadIdx.x % 32;
-        uint32_t a_at = shared_address(q) + Stage::at(warp_row() + lane % 16, lane / 16);
-        uint32_t b_at = shared_address(w) + Stage::at(warp_lane() + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+        const int a_at = Stage::at(warp_row() + lane % 16, lane / 16);
+        const int b_at = Stage::at(warp_lane() + lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
         for (int s = 0; s < 2; s++) {  // the 32-byte halves of a step; their chunks are 2·s further, before the exchange
             uint32_t a[MT][4], b[NT / 2][4];
 #pragma unroll
-            for (int m = 0; m < MT; m++) ldmatrix(a[m], (a_at ^ (s * 32)) + m * 16 * 64);
+            for (int m = 0; m < MT; m++) ldmatrix(a[m], shared_address(q) + (a_at ^ s * 32) + m * 16 * 64);
 #pragma unroll
             for (int n = 0; n < NT / 2; n++) {
                 if (!ALONG_ROWS) {
-                    ldmatrix(b[n], (b_at ^ (s * 32)) + n * 16 * 64);
+                    ldmatrix(b[n], shared_address(w) + (b_at ^ s * 32) + n * 16 * 64);
                 } else {
                     Stage::fragment_b_rows(b[n], w, s, warp_lane() + n * 16, lane);
                 }
