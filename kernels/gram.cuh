@@ -36,13 +36,13 @@ struct GramTile {
             for (int l = 0; l < Load::A_LOADS; l++) {
                 T a[V];
                 operands.products(l, a);
-                store_vector(shared + half * (BM * BK) + Load::a_row(l) * BM + Load::m(), a);
+                store_shared(shared + half * (BM * BK) + Load::a_row(l) * BM + Load::m(), a);
             }
 #pragma unroll
             for (int l = 0; l < Load::Q_LOADS; l++) {
                 T v[V];
                 operands.lanes(l, v);
-                store_vector(shared + AT_Q + half * (BN * BK) + Load::q_row(l) * BN + Load::j(), v);
+                store_shared(shared + AT_Q + half * (BN * BK) + Load::q_row(l) * BN + Load::j(), v);
             }
         };
         operands.load(place.lo);
