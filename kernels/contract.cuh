@@ -52,25 +52,27 @@ struct ContractTile {
         const void* q = shifted(s.q, place.batch * s.q_batch, s.q_type);
         const void* w = shifted(s.w, place.batch * s.w_batch, s.w_type);
         if (threadIdx.x == 0) {
-            plan_q.make(q, s.q_type, place.first_n, c.per, c.n, s.q_n, s.q_c, s.slices == 1 ? 0 : s.q_b);
-            plan_w.make(w, s.w_type, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, s.slices == 1 ? 0 : s.w_b);
+            plan_q.make(q, s.q_type, place.first_n, c.per, c.n, s.q_n, s.q_c, s.slices == 1 ? 0 : s.q_b, steps);
+            plan_w.make(w, s.w_type, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, s.slices == 1 ? 0 : s.w_b, steps);
         }
         __syncthreads();
-        StageQ stage_q(plan_q, q, place.first_n, c.per, c.n, s.q_n, s.q_c);
-        StageW stage_w(plan_w, w, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c);
+        uint32_t slice = lo / steps, chunk = lo - int64_t(slice) * steps;  // of the step loaded last
+        StageQ stage_q(plan_q, q, place.first_n, c.per, c.n, s.q_n, s.q_c, slice, chunk);
+        StageW stage_w(plan_w, w, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, slice, chunk);
         const bool scaled = s.p != nullptr;
         const bool keep = s.q_b == 0 && s.depth <= c.resident;
+        const int last = int(s.depth - int64_t(steps - 1) * BK);  // c of a slice's last step
 
-        uint32_t slice = lo / steps, chunk = lo - int64_t(slice) * steps;  // of the step loaded last
-        uint32_t fresh = hi - lo < steps ? uint32_t(hi - lo) : steps;      // steps that find no q in shared memory
-        int half = 0;                                                      // of shared_w, and of shared_q
+        uint32_t fresh = hi - lo < steps ? uint32_t(hi - lo) : steps;  // steps that find no q in shared memory
+        int half = 0;                                                  // of w, and of q if that is not kept
         bool new_scales = scaled;
         Scale scale;
         auto load = [&] {
-            int64_t c0 = int64_t(chunk) * BK;
-            int left = s.depth - c0 < BK ? int(s.depth - c0) : BK;
-            if (fresh) stage_q.load(slice * s.q_b, c0, left);
-            stage_w.load(slice * s.w_b, c0, left);
+            bool ends = chunk + 1 == steps;
+            int left = ends ? last : BK;
+            if (fresh) stage_q.load(left);
+            stage_w.load(left);
+            stage_q.next(ends), stage_w.next(ends);
             if (new_scales) scale.load(c, s, place, slice);
         };
         auto store = [&] {

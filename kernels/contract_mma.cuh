@@ -39,33 +39,22 @@ struct ContractMmaTile {
     unsigned char *shared_w, *shared_q;
     float* shared_p;
 
-    // First row and lane of the warp.
-    __device__ static __forceinline__ int warp_row() { return threadIdx.x / 128 * 64; }
-    __device__ static __forceinline__ int warp_lane() { return threadIdx.x / 32 % 4 * 32; }
-
     template <bool ALONG_ROWS>
     __device__ __forceinline__ void multiply(const unsigned char* q, const unsigned char* w) {
         const int lane = threadIdx.x % 32;
-        uint32_t a_at = shared_address(q) + Stage::at(warp_row() + lane % 16, lane / 16);
-        uint32_t b_at = shared_address(w) + Stage::at(warp_lane() + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+        const int a_at = Stage::at(warp_row() + lane % 16, lane / 16);
+        const int b_at = Stage::at(warp_lane() + lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
         for (int s = 0; s < 2; s++) {  // the 32-byte halves of a step; their chunks are 2·s further, before the exchange
             uint32_t a[MT][4], b[NT / 2][4];
 #pragma unroll
-            for (int m = 0; m < MT; m++) ldmatrix(a[m], (a_at ^ (s * 32)) + m * 16 * 64);
+            for (int m = 0; m < MT; m++) ldmatrix(a[m], shared_address(q) + (a_at ^ s * 32) + m * 16 * 64);
 #pragma unroll
             for (int n = 0; n < NT / 2; n++) {
                 if (!ALONG_ROWS) {
-                    ldmatrix(b[n], (b_at ^ (s * 32)) + n * 16 * 64);
-                } else if (KIND != Kind::TF32) {
-                    int c = s * 16 + lane % 16, chunk = warp_lane() / 8 + n * 2 + lane / 16;
-                    ldmatrix_transposed(b[n], shared_address(w) + Stage::at_rows(c, chunk));
+                    ldmatrix(b[n], shared_address(w) + (b_at ^ s * 32) + n * 16 * 64);
                 } else {
-#pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        int c = s * 8 + lane % 4 + i % 2 * 4, row = warp_lane() + n * 16 + i / 2 * 8 + lane / 4;
-                        b[n][i] = *reinterpret_cast<const uint32_t*>(w + Stage::at_rows(c, row / 4) + row % 4 * 4);
-                    }
+                    Stage::fragment_b_rows(b[n], w, s, warp_lane() + n * 16, lane);
                 }
             }
             if (KIND == Kind::TF32) {
@@ -188,24 +177,6 @@ struct ContractMmaTile {
         __syncthreads();
     }
 
-    __device__ __forceinline__ void write(const Contract& c, const Place& place) {
-        bool vectors = output_vectors<2>(c);
-        const int lane = threadIdx.x % 32;
-#pragma unroll 1
-        for (int m = 0; m < MT; m++) {
-#pragma unroll 1
-            for (int half = 0; half < 2; half++) {
-                int64_t row = place.first_n + warp_row() + m * 16 + half * 8 + lane / 4;
-#pragma unroll
-                for (int n = 0; n < NT; n++) {
-                    float v[2] = {half ? sums[0][n * 4 + 2] : sums[0][n * 4], half ? sums[0][n * 4 + 3] : sums[0][n * 4 + 1]};
-                    if (row < c.n) write_lanes<float, 2>(c, place, row, place.first_a + warp_lane() + n * 8 + lane % 4 * 2, vectors, v);
-                }
-            }
-            next_row(sums);
-        }
-    }
-
     __device__ __forceinline__ void run(const Contracts& all) {
         extern __shared__ __align__(128) unsigned char dynamic[];
         shared_w = dynamic;
@@ -222,6 +193,9 @@ struct ContractMmaTile {
             float(&flat)[MT * NT * 4] = reinterpret_cast<float(&)[MT * NT * 4]>(sums);
             if (!sum_splits<float, COUNT>(flat, c.partial, c.arrived, place.tile, place.tiles, place.split, c.splits)) return;
         }
-        write(c, place);
+        bool vectors = output_vectors<2>(c);
+        for_each_pair(sums, [&](int row, int lane, float(&v)[2]) {
+            if (place.first_n + row < c.n) write_lanes<float, 2>(c, place, place.first_n + row, place.first_a + lane, vectors, v);
+        });
     }
 };

@@ -124,6 +124,16 @@ __device__ __forceinline__ void store_vector(double* to, const double (&v)[2]) {
     *reinterpret_cast<double2*>(to) = make_double2(v[0], v[1]);
 }
 
+// To shared memory, as one access: the compiler would at times make four of it, whose banks collide.
+__device__ __forceinline__ void store_shared(float* to, const float (&v)[4]) {
+    uint32_t at = uint32_t(__cvta_generic_to_shared(to));
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]) : "memory");
+}
+__device__ __forceinline__ void store_shared(double* to, const double (&v)[2]) {
+    uint32_t at = uint32_t(__cvta_generic_to_shared(to));
+    asm volatile("st.shared.v2.f64 [%0], {%1, %2};" ::"r"(at), "d"(v[0]), "d"(v[1]) : "memory");
+}
+
 // Writes the first `count` of the W elements v, `stride` elements apart, rounded once to the output's type (to nearest even).
 // `add` adds what is there, in T, before rounding; without it the output is not read. `vectors`: stride 1, and aligned to W
 // elements of the output's type.

@@ -48,16 +48,16 @@ struct HiddenTile {
         __shared__ typename StageQ::Plan plan_q;
         __shared__ typename StageW::Plan plan_w;
         if (threadIdx.x == 0) {
-            plan_q.make(part.q, part.q_type, first_n, h.per, h.n, part.q_n, part.q_c, 0);
-            plan_w.make(part.w, part.w_type, first_r, h.r, h.r, Rows{0, part.w_r}, part.w_c, 0);
+            plan_q.make(part.q, part.q_type, first_n, h.per, h.n, part.q_n, part.q_c, 0, 1);
+            plan_w.make(part.w, part.w_type, first_r, h.r, h.r, Rows{0, part.w_r}, part.w_c, 0, 1);
         }
         __syncthreads();
-        StageQ stage_q(plan_q, part.q, first_n, h.per, h.n, part.q_n, part.q_c);
-        StageW stage_w(plan_w, part.w, first_r, h.r, h.r, Rows{0, part.w_r}, part.w_c);
+        StageQ stage_q(plan_q, part.q, first_n, h.per, h.n, part.q_n, part.q_c, 0, 0);
+        StageW stage_w(plan_w, part.w, first_r, h.r, h.r, Rows{0, part.w_r}, part.w_c, 0, 0);
         auto load = [&](int64_t c0) {
             int left = part.depth - c0 < BK ? int(part.depth - c0) : BK;
-            stage_q.load(0, c0, left);
-            stage_w.load(0, c0, left);
+            stage_q.load(left), stage_q.next(false);
+            stage_w.load(left), stage_w.next(false);
         };
         auto store = [&](int half) {
             stage_q.store(shared + 2 * BN * BK + half * (BM * BK));

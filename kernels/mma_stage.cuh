@@ -16,6 +16,29 @@
 #pragma once
 #include "mma.cuh"
 #include "stage.cuh"
+#include "sums.cuh"
+
+// A block of 128 by 128 has 8 warps of 64 by 32:      0 1 2 3
+//                                                     4 5 6 7
+__device__ __forceinline__ int warp_row() { return threadIdx.x / 128 * 64; }
+__device__ __forceinline__ int warp_lane() { return threadIdx.x / 32 % 4 * 32; }
+
+// The accumulators of a warp, [tile of 16 rows][tile of 8 lanes][4], in pairs of adjacent lanes: use(row, lane, pair).
+template <int MT, int NT4, class Use>
+__device__ __forceinline__ void for_each_pair(float (&sums)[MT][NT4], Use use) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll 1
+    for (int m = 0; m < MT; m++, next_row(sums)) {
+#pragma unroll 1
+        for (int half = 0; half < 2; half++) {
+#pragma unroll
+            for (int n = 0; n < NT4; n += 4) {
+                float pair[2] = {half ? sums[0][n + 2] : sums[0][n], half ? sums[0][n + 3] : sums[0][n + 1]};
+                use(warp_row() + m * 16 + half * 8 + lane / 4, warp_lane() + n * 2 + lane % 4 * 2, pair);
+            }
+        }
+    }
+}
 
 template <Kind KIND, int ROWS, int THREADS>
 struct MmaStage {
@@ -34,6 +57,28 @@ struct MmaStage {
     __device__ static __forceinline__ int at(int row, int column) { return row * 64 + ((column ^ (row >> 1 & 3)) << 4); }
     __device__ static __forceinline__ int at_rows(int c, int chunk) {
         return c * PITCH + ((chunk ^ (SIZE == 2 ? c & 7 : 2 * (c & 3))) << 4);
+    }
+
+    // Operand B of step s for the 16 rows from `row`, two mma's, from the layout along rows.
+    __device__ static __forceinline__ void fragment_b_rows(uint32_t (&b)[4], const unsigned char* tile, int s, int row, int lane) {
+        if (SIZE == 2) {
+            ldmatrix_transposed(b, shared_address(tile) + at_rows(s * 16 + lane % 16, row / 8 + lane / 16));
+        } else {
+#pragma unroll
+            for (int i = 0; i < 4; i++) b[i] = word(tile, s * 8 + lane % 4 + i % 2 * 4, row + i / 2 * 8 + lane / 4);
+        }
+    }
+    // Operand A of step s for the 16 rows from `row`, from the layout along rows.
+    __device__ static __forceinline__ void fragment_a_rows(uint32_t (&a)[4], const unsigned char* tile, int s, int row, int lane) {
+        if (SIZE == 2) {
+            ldmatrix_transposed(a, shared_address(tile) + at_rows(s * 16 + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2));
+        } else {
+#pragma unroll
+            for (int i = 0; i < 4; i++) a[i] = word(tile, s * 8 + lane % 4 + i / 2 * 4, row + i % 2 * 8 + lane / 4);
+        }
+    }
+    __device__ static __forceinline__ uint32_t word(const unsigned char* tile, int c, int row) {
+        return *reinterpret_cast<const uint32_t*>(tile + at_rows(c, row / 4) + row % 4 * 4);
     }
 
     __device__ __forceinline__ int row(int l) const {

@@ -39,7 +39,8 @@ struct Plain {
     __device__ static __forceinline__ int at(int c, int row) { return c * ROWS + row; }
 };
 
-// How the threads of a block read one operand's tiles; made once for a segment. GROUPED: its rows may be in groups.
+// How the threads of a block read one operand's tiles, in steps of BK of c through slices; made once for a segment. GROUPED: its
+// rows may be in groups.
 template <class T, int ROWS, int BK, int THREADS, bool GROUPED>
 struct Stage {
     using Layout = Swizzled<T, ROWS, BK>;
@@ -50,34 +51,41 @@ struct Stage {
 
     // What is the same for all threads. It lies in shared memory, so as not to take registers during the inner loop.
     struct Plan {
-        int64_t step, pitch;  // bytes between two c; between two elements of a vector
-        int64_t apart;        // bytes between two vectors of a thread, unless rows are in groups
-        int rows;             // rows of the tile that exist
+        int64_t step, pitch;    // bytes between two c; between two elements of a vector
+        int64_t apart;          // bytes between two vectors of a thread, unless rows are in groups
+        int64_t slice;          // bytes between slices
+        int64_t advance, wrap;  // bytes to the next step; from a slice's last to the next slice
+        int rows;               // rows of the tile that exist
         Type type;
-        bool along_rows, vectors;
+        bool along_rows, vectors, whole;  // whole: all rows exist, in vectors
 
-        // Rows first.. of an operand with `total` rows, in groups of `per`. `slices`: a stride of other offsets that are added.
+        // Rows first.. of an operand with `total` rows, in groups of `per`; slices of `steps` steps.
         __device__ __forceinline__ void make(const void* base, Type element, int64_t first, int64_t per, int64_t total, Rows n,
-                                             int64_t c, int64_t slices) {
+                                             int64_t c, int64_t between, int64_t steps) {
             type = element;
             int shift = element_shift(type);
-            int64_t left = total - first;
+            int64_t size = int64_t(1) << shift, left = total - first;
             rows = left < ROWS ? int(left) : ROWS;
-            step = c * (int64_t(1) << shift);
             // Vectors along the rows must not cross from one group of rows to the next.
             bool grouped = GROUPED && per < total, row_vectors = !grouped || (multiple(per, V) && multiple(n.outer, V));
-            bool base_aligned = aligned_for_vectors(base, shift, V) && multiple(slices, V);
+            bool base_aligned = aligned_for_vectors(base, shift, V) && multiple(between, V);
             bool by_c = c == 1 && base_aligned && multiple(n.inner, V) && (!grouped || multiple(n.outer, V));
             bool by_rows = n.inner == 1 && base_aligned && multiple(c, V) && row_vectors;
             int64_t across = n.inner < 0 ? -n.inner : n.inner, down = c < 0 ? -c : c;
             along_rows = by_rows || (!by_c && !grouped && across < down);
             vectors = by_c || by_rows;
-            pitch = along_rows ? n.inner * (int64_t(1) << shift) : step;
-            apart = along_rows ? step * (THREADS / (ROWS / V)) : n.inner * (int64_t(THREADS / (BK / V)) << shift);
+            whole = vectors && rows == ROWS;
+            step = c * size;
+            pitch = along_rows ? n.inner * size : step;
+            apart = along_rows ? step * (THREADS / (ROWS / V)) : n.inner * (size * (THREADS / (BK / V)));
+            slice = between * size;
+            advance = step * BK;
+            wrap = slice - (steps - 1) * advance;
         }
     };
     const Plan& plan;
-    const char* from[GROUPED ? LOADS : 1];  // where this thread's vectors of the first c begin, or the first of them
+    const char* from[GROUPED ? LOADS : 1];  // where this thread's vectors of the first step begin, or the first of them
+    int64_t ahead;                          // bytes from there to the step that is loaded next
     Raw<T> raw[LOADS];
 
     // First row and first c of vector `l` of this thread.
@@ -88,9 +96,10 @@ struct Stage {
         return plan.along_rows ? threadIdx.x / (ROWS / V) + l * (THREADS / (ROWS / V)) : threadIdx.x % (BK / V) * V;
     }
 
-    // With the operands of `make`.
-    __device__ __forceinline__ Stage(const Plan& plan, const void* base, int64_t first, int64_t per, int64_t total, Rows n, int64_t c)
-        : plan(plan) {
+    // With the operands of `make`, before step `chunk` of slice `slice`.
+    __device__ __forceinline__ Stage(const Plan& plan, const void* base, int64_t first, int64_t per, int64_t total, Rows n, int64_t c,
+                                     int64_t slice, int64_t chunk)
+        : plan(plan), ahead(slice * plan.slice + chunk * plan.advance) {
         int shift = element_shift(plan.type);
 #pragma unroll
         for (int l = 0; l < (GROUPED ? LOADS : 1); l++) {
@@ -99,36 +108,47 @@ struct Stage {
             from[l] = static_cast<const char*>(base) + (offset + column(l) * c) * (int64_t(1) << shift);
         }
     }
+    __device__ __forceinline__ const char* vector(int l) const {
+        return GROUPED ? from[l] + ahead : from[0] + ahead + l * plan.apart;
+    }
 
-    // Issues the loads of c = c0 .. c0+left of a slice; `offset` in elements. Rows and c beyond the edges are zeros.
-    __device__ __forceinline__ void load(int64_t offset, int64_t c0, int left) {
-        int64_t bytes = offset * (int64_t(1) << element_shift(plan.type)) + c0 * plan.step;
+    // Issues the loads of a step, of which `left` c exist. Rows and c beyond the edges are zeros.
+    __device__ __forceinline__ void load(int left) {
+        if (plan.whole && left == BK) {
+#pragma unroll
+            for (int l = 0; l < LOADS; l++) raw[l].load_vector(vector(l), plan.type);
+            return;
+        }
 #pragma unroll
         for (int l = 0; l < LOADS; l++) {
             int r = row(l), c = column(l);
             int count = plan.along_rows ? (c < left ? plan.rows - r : 0) : (r < plan.rows ? left - c : 0);
-            const char* at = (GROUPED ? from[l] : from[0] + l * plan.apart) + bytes;
             if (plan.vectors && count >= V) {
-                raw[l].load_vector(at, plan.type);
+                raw[l].load_vector(vector(l), plan.type);
             } else {
                 raw[l].zero();
-                raw[l].load_scalars(at, plan.pitch, count, plan.type);
+                raw[l].load_scalars(vector(l), plan.pitch, count, plan.type);
             }
         }
     }
+    // To the next step; `ends`: the one loaded was the last of its slice.
+    __device__ __forceinline__ void next(bool ends) { ahead += ends ? plan.wrap : plan.advance; }
 
     // Waits for the loads and writes them to shared memory.
     __device__ __forceinline__ void store(T* tile) const {
+        if (plan.along_rows) {
 #pragma unroll
-        for (int l = 0; l < LOADS; l++) {
-            T v[V];
-            raw[l].convert(v, plan.type);
-            int r = row(l), c = column(l);
-            if (plan.along_rows) {
-                store_vector(tile + Layout::at(c, r), v);
-            } else {
-                // The swizzle is one for all c of a vector.
-                T* to = tile + Layout::at(c, r);
+            for (int l = 0; l < LOADS; l++) {
+                T v[V];
+                raw[l].convert(v, plan.type);
+                store_shared(tile + Layout::at(column(l), row(l)), v);
+            }
+        } else {
+#pragma unroll
+            for (int l = 0; l < LOADS; l++) {
+                T v[V];
+                raw[l].convert(v, plan.type);
+                T* to = tile + Layout::at(column(l), row(l));  // the swizzle is one for all c of a vector
 #pragma unroll
                 for (int e = 0; e < V; e++) to[e * ROWS] = v[e];
             }
