@@ -57,7 +57,9 @@ struct Contract {
     // leaves its sums in partial[split][tile], and the last block to arrive, by `arrived[tile]`, adds them in the order of
     // the splits and sets arrived[tile] back to 0.
     int32_t splits;
-    int32_t pad;
+    // A multiple of BK, or 0: the depth of q that has room in shared memory. Segments with q.b = 0 and a depth of at most
+    // this keep their tile of q there over all slices; the launch gives the bytes (see contract.cuh).
+    int32_t resident;
     void* partial;
     uint32_t* arrived;
 };

@@ -16,7 +16,10 @@ use crate::{Algorithm, Error, Result};
 /// use trilinear::Device;
 ///
 /// assert_eq!("cuda:1".parse::<Device>()?, Device::Cuda(1));
-/// assert_eq!(Device::auto().to_string(), "cpu"); // until the CUDA kernels are written
+/// println!("{}", Device::auto()); // cuda:0 where there is a device that can be used, else cpu
+/// if let Err(error) = Device::Cuda(0).check() {
+///     println!("{error}"); // such as: device `cuda:0` cannot be used: the NVIDIA driver (libcuda) is not installed
+/// }
 /// # Ok::<(), trilinear::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,16 +32,30 @@ pub enum Device {
 }
 
 impl Device {
-    /// The fastest device that can be used here.
+    /// The fastest device that can be used here: the first CUDA device, or the processor.
     pub fn auto() -> Device {
-        Device::Cpu
+        if Device::Cuda(0).check().is_ok() { Device::Cuda(0) } else { Device::Cpu }
+    }
+
+    /// How many CUDA devices there are; whether one can be used, [`check`](Self::check) says.
+    /// Errors: [`Error::Device`] if there is no driver.
+    pub fn cuda_devices() -> Result<usize> {
+        crate::cuda::devices()
+    }
+
+    /// The name of its maker, and of a CUDA device also its compute capability and memory. Errors: [`Error::Device`].
+    pub fn describe(self) -> Result<String> {
+        match self {
+            Device::Cpu => Ok(format!("{} with {}", std::env::consts::ARCH, SimdLevel::best())),
+            Device::Cuda(ordinal) => crate::cuda::describe(ordinal),
+        }
     }
 
     /// Whether this device can be used here; if not, [`Error::Device`] says why.
     pub fn check(self) -> Result<()> {
         match self {
             Device::Cpu => Ok(()),
-            Device::Cuda(_) => Err(Error::Device { device: self, reason: crate::cuda::unavailable() }),
+            Device::Cuda(ordinal) => crate::cuda::check(ordinal),
         }
     }
 }
@@ -147,6 +164,9 @@ pub struct Context {
     capability: Capability,
     threads: Option<NonZeroUsize>,
     algorithm: Option<Algorithm>,
+    /// A `CUstream`; 0 is the default one.
+    stream: usize,
+    tf32: bool,
 }
 
 impl Context {
@@ -154,7 +174,7 @@ impl Context {
     /// Errors: [`Error::Device`].
     pub fn new(device: Device) -> Result<Self> {
         device.check()?;
-        Ok(Context { device, capability: Capability::best(), threads: None, algorithm: None })
+        Ok(Context { device, capability: Capability::best(), threads: None, algorithm: None, stream: 0, tf32: false })
     }
 
     /// The default, as the environment says. Errors: [`Error::Parse`], [`Error::Device`] or [`Error::Simd`] if a
@@ -186,10 +206,34 @@ impl Context {
         }
     }
 
-    /// The same on this device. Errors: [`Error::Device`].
+    /// The same on this device, and its default stream. Errors: [`Error::Device`].
     pub fn with_device(self, device: Device) -> Result<Self> {
         device.check()?;
-        Ok(Context { device, ..self })
+        Ok(Context { device, stream: 0, ..self })
+    }
+
+    /// The same on a stream of the caller's, a `CUstream` of the device's primary context (what CUDA's runtime, frameworks and
+    /// cudarc use): calls with operands in the device's memory are enqueued there, and return before they have run.
+    ///
+    /// # Safety
+    ///
+    /// The stream must exist for as long as the context and its copies are used.
+    pub unsafe fn with_stream(self, stream: *mut std::ffi::c_void) -> Self {
+        Context { stream: stream as usize, ..self }
+    }
+
+    /// Waits until all calls made with this context have run. Errors: [`Error::Fault`].
+    pub fn synchronize(&self) -> Result<()> {
+        match self.device {
+            Device::Cpu => Ok(()),
+            Device::Cuda(_) => crate::cuda::synchronize(self),
+        }
+    }
+
+    /// The same, but with products of f32 computed by tensor cores in tf32 (10 bits of mantissa) if `allow`: faster, and
+    /// outside of the bound of [`crate::reference`] for f32. Of CUDA devices only; not allowed unless asked for.
+    pub fn allow_tf32(self, allow: bool) -> Self {
+        Context { tf32: allow, ..self }
     }
 
     /// The same with this SIMD level. Errors: [`Error::Simd`] if the processor does not have it.
@@ -229,6 +273,16 @@ impl Context {
     /// The algorithm forced, if any is.
     pub fn algorithm(&self) -> Option<Algorithm> {
         self.algorithm
+    }
+
+    /// Whether tf32 is allowed.
+    pub fn tf32(&self) -> bool {
+        self.tf32
+    }
+
+    /// The `CUstream` that calls are enqueued on; null for the default one.
+    pub fn stream(&self) -> *mut std::ffi::c_void {
+        self.stream as *mut std::ffi::c_void
     }
 
     pub(crate) fn capability(&self) -> Capability {

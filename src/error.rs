@@ -96,6 +96,58 @@ pub enum Error {
         /// The device asked for.
         device: Device,
         /// Why it cannot be used.
+        reason: Unavailable,
+    },
+    /// An operand is in other memory than the call needs: a context of the processor reads the host's memory; one of a CUDA
+    /// device takes operands that are all on the host, or all on that device.
+    Place {
+        /// The operand's name.
+        operand: &'static str,
+        /// Whose memory it should be.
+        expected: Device,
+        /// Whose it is.
+        actual: Device,
+    },
+    /// A device has too little free memory.
+    DeviceMemory {
+        /// The device.
+        device: Device,
+        /// Bytes asked for.
+        bytes: usize,
+    },
+    /// A kernel cannot be used: the driver refuses its PTX, or it was not built.
+    Kernel {
+        /// The device.
+        device: Device,
+        /// The kernel or its module.
+        kernel: &'static str,
+        /// What the driver says.
+        reason: String,
+    },
+    /// The driver refused to start a kernel.
+    Launch {
+        /// The device.
+        device: Device,
+        /// The kernel.
+        kernel: &'static str,
+        /// What the driver says.
+        reason: String,
+    },
+    /// Work on the device went wrong, such as an access outside of its memory, by this crate's kernels or anyone's in this
+    /// process. Nothing in this process can use the device any more.
+    Fault {
+        /// The device.
+        device: Device,
+        /// What the driver says.
+        reason: String,
+    },
+    /// Another call of the driver failed: a copy, or a query.
+    Driver {
+        /// The device.
+        device: Device,
+        /// What was to be done.
+        what: &'static str,
+        /// What the driver says.
         reason: String,
     },
     /// This processor does not have the instructions asked for.
@@ -151,6 +203,22 @@ impl fmt::Display for Error {
             Error::TooLarge { what } => write!(f, "the size of {what} does not fit in the address space"),
             Error::OutOfMemory { bytes } => write!(f, "out of memory: {bytes} bytes could not be allocated"),
             Error::Device { device, reason } => write!(f, "device `{device}` cannot be used: {reason}"),
+            Error::Place { operand, expected, actual } => {
+                write!(f, "operand `{operand}`: its memory should be that of `{expected}`, but is that of `{actual}`")
+            }
+            Error::DeviceMemory { device, bytes } => {
+                write!(f, "out of memory on `{device}`: {bytes} bytes could not be allocated")
+            }
+            Error::Kernel { device, kernel, reason } => {
+                write!(f, "kernel `{kernel}` cannot run on `{device}`: {reason}")
+            }
+            Error::Launch { device, kernel, reason } => {
+                write!(f, "kernel `{kernel}` could not be started on `{device}`: {reason}")
+            }
+            Error::Fault { device, reason } => {
+                write!(f, "work on `{device}` went wrong, and this process cannot use it any more: {reason}")
+            }
+            Error::Driver { device, what, reason } => write!(f, "{what} on `{device}` failed: {reason}"),
             Error::Simd { level, available } => {
                 write!(f, "SIMD level `{level}` was asked for, but this processor offers at most `{available}`")
             }
@@ -166,6 +234,61 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// Why a device cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unavailable {
+    /// The crate was built without its feature `cuda`.
+    NotBuilt,
+    /// The NVIDIA driver (libcuda) is not installed.
+    NoDriver,
+    /// The driver's CUDA version, as `1000·major + 10·minor`, is lower than the kernels need.
+    DriverTooOld {
+        /// What the driver offers.
+        version: i32,
+        /// What the kernels need.
+        needed: i32,
+    },
+    /// The driver is there but does not start.
+    DriverFailed {
+        /// What it says.
+        reason: String,
+    },
+    /// The driver knows no device.
+    NoDevice,
+    /// There are fewer devices.
+    Ordinal {
+        /// How many there are.
+        devices: usize,
+    },
+    /// The device's compute capability is below what the kernels need.
+    TooOld {
+        /// The device's.
+        capability: (u32, u32),
+        /// The lowest that there are kernels for.
+        needed: (u32, u32),
+    },
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unavailable::NotBuilt => f.write_str("trilinear was built without its feature `cuda`"),
+            Unavailable::NoDriver => f.write_str("the NVIDIA driver (libcuda) is not installed"),
+            Unavailable::DriverTooOld { version, needed } => {
+                let cuda = |version: &i32| format!("{}.{}", version / 1000, version % 1000 / 10);
+                write!(f, "the NVIDIA driver offers CUDA {}, but {} is needed", cuda(version), cuda(needed))
+            }
+            Unavailable::DriverFailed { reason } => write!(f, "the NVIDIA driver does not start: {reason}"),
+            Unavailable::NoDevice => f.write_str("the NVIDIA driver knows no device"),
+            Unavailable::Ordinal { devices } => write!(f, "there are only {devices} CUDA devices"),
+            Unavailable::TooOld { capability: (major, minor), needed } => {
+                write!(f, "its compute capability is {major}.{minor}, but {}.{} is needed", needed.0, needed.1)
+            }
+        }
+    }
+}
 
 /// `Ok` when `actual` is `expected`, else the [`Error::Shape`] that says so.
 #[inline]

@@ -2,7 +2,8 @@
 
 use crate::error::check;
 use crate::interaction::limit;
-use crate::{Element, Interaction, Result, Saved, Tensor, View, ViewMut, cpu};
+use crate::place::Located;
+use crate::{Element, Interaction, Result, Saved, Tensor, View, ViewMut, dispatch};
 
 /// Where one gradient goes, and whether it replaces what is there or is added to it.
 #[derive(Debug)]
@@ -153,14 +154,14 @@ impl<T: Element, const D: usize> Gradients<T, D> {
 impl<T: Element, const D: usize> Wanted<'_, T, D> {
     /// Those that there is something to compute of, for so many rows: not those without elements, nor those that are sums of
     /// nothing, which are written here. `layer` has no weights without elements.
-    fn nonzero(self, layer: &Interaction<'_, T>, rows: usize) -> Self {
+    pub(crate) fn nonzero(self, layer: &Interaction<'_, T>, rows: usize) -> Self {
         fn keep<A: Element, const D: usize>(
             gradient: Option<Gradient<'_, A, D>>,
             terms: bool,
         ) -> Option<Gradient<'_, A, D>> {
             let mut gradient = gradient.filter(|gradient| !gradient.to.shape().contains(&0))?;
             if !terms && !gradient.add {
-                cpu::fill_zero(&mut gradient.to);
+                crate::cpu::fill_zero(&mut gradient.to);
             }
             terms.then_some(gradient)
         }
@@ -183,6 +184,26 @@ impl<T: Element, const D: usize> Wanted<'_, T, D> {
             },
             saved: self.saved,
         }
+    }
+
+    /// Where the destinations are.
+    pub(crate) fn located(&self) -> [Located; 11] {
+        fn at<A, const D: usize>(name: &'static str, gradient: &Option<Gradient<'_, A, D>>) -> Located {
+            gradient.as_ref().map(|gradient| (name, gradient.to.place()))
+        }
+        [
+            at("dz", &self.z),
+            at("dx", &self.x),
+            at("dz + dx", &self.tied),
+            at("dw", &self.w),
+            at("du", &self.u),
+            at("dv", &self.v),
+            at("db", &self.b),
+            at("da", &self.cp.a),
+            at("db of cp", &self.cp.b),
+            at("dc", &self.cp.c),
+            at("dlambda", &self.cp.lambda),
+        ]
     }
 
     /// That every destination has the shape of what it is for.
@@ -263,8 +284,7 @@ impl<T: Element> Interaction<'_, T> {
     ) -> Result<()> {
         self.check_backward(&z, &x, &g)?;
         wanted.check(self, z.shape(), x.shape())?;
-        let layer = self.along([true; 3]);
-        cpu::backward(&layer, z, x, g, wanted.nonzero(&layer, x.shape()[0]))
+        dispatch::backward(self, z, x, g, wanted)
     }
 
     /// The gradients of [`forward_shared`](Self::forward_shared) for the gradient `g` [G, M, K] of its result: dz is summed
@@ -300,8 +320,7 @@ impl<T: Element> Interaction<'_, T> {
     ) -> Result<()> {
         self.check_backward_shared(&z, &x, &g)?;
         wanted.check(self, z.shape(), x.shape())?;
-        let layer = self.along([true; 3]);
-        cpu::backward_shared(&layer, z, x, g, wanted.nonzero(&layer, x.shape()[0].saturating_mul(x.shape()[1])))
+        dispatch::backward_shared(self, z, x, g, wanted)
     }
 
     /// The gradients of [`generate`](Self::generate), for those of its results: `weights` [G, K, J] of W′ and `bias` [G, K] of
@@ -333,8 +352,7 @@ impl<T: Element> Interaction<'_, T> {
             return Err(crate::Error::Unsupported { what: "the gradient in x of generated weights" });
         }
         wanted.check(self, z.shape(), [z.shape()[0], 0])?;
-        let layer = self.along([true; 3]);
-        cpu::backward_generate(&layer, z, weights, bias, wanted.nonzero(&layer, z.shape()[0]))
+        dispatch::backward_generate(self, z, weights, bias, wanted)
     }
 
     pub(crate) fn check_backward(&self, z: &View<'_, T, 2>, x: &View<'_, T, 2>, g: &View<'_, T, 2>) -> Result<()> {

@@ -1,7 +1,9 @@
 //! The one type for the operation.
 
-use crate::cpu::{self, Panels};
+use crate::cpu::Panels;
+use crate::dispatch;
 use crate::error::check;
+use crate::place::{self, Located};
 use crate::view::LONGEST;
 use crate::{Context, Element, Plan, Prepared, Result, Tensor, View, ViewMut};
 
@@ -212,6 +214,21 @@ impl<'a, T: Element> Interaction<'a, T> {
         matches!(self.core, Core::Absent)
     }
 
+    /// Where the weights are.
+    #[inline]
+    pub(crate) fn located(&self) -> [Located; 7] {
+        let (first, [b, c, lambda]) = match self.core {
+            Core::Absent => (None, [None; 3]),
+            Core::Dense(w) => (Some(("w", w.place())), [None; 3]),
+            Core::Cp { a, b, c, lambda } => {
+                let lambda = lambda.map(|lambda| ("lambda", lambda.place()));
+                (Some(("a", a.place())), [Some(("b of cp", b.place())), Some(("c", c.place())), lambda])
+            }
+        };
+        let (u, v) = (self.u.map(|u| ("u", u.place())), self.v.map(|v| ("v", v.place())));
+        [first, b, c, lambda, u, v, self.b.map(|b| ("b", b.place()))]
+    }
+
     pub(crate) fn is_dense(&self) -> bool {
         matches!(self.core, Core::Dense(_))
     }
@@ -253,7 +270,7 @@ impl<'a, T: Element> Interaction<'a, T> {
         self.check_inputs(&z, &x)?;
         check("y", "rows", x.shape()[0], y.shape()[0])?;
         check("y", "outputs", self.k, y.shape()[1])?;
-        cpu::forward(self, z, x, y)
+        dispatch::forward(self, z, x, y)
     }
 
     #[inline]
@@ -298,7 +315,7 @@ impl<'a, T: Element> Interaction<'a, T> {
         check("y", "groups", x.shape()[0], y.shape()[0])?;
         check("y", "rows", x.shape()[1], y.shape()[1])?;
         check("y", "outputs", self.k, y.shape()[2])?;
-        cpu::forward_shared(self, z, x, y)
+        dispatch::forward_shared(self, z, x, y)
     }
 
     /// The hypernetwork view: for each of the G rows of `z` [G, I] the linear layer that it generates,
@@ -334,19 +351,19 @@ impl<'a, T: Element> Interaction<'a, T> {
         check("weights", "features", self.j, weights.shape()[2])?;
         check("bias", "groups", groups, bias.shape()[0])?;
         check("bias", "outputs", self.k, bias.shape()[1])?;
-        cpu::generate(self, z, weights, bias)
+        dispatch::generate(self, z, weights, bias)
     }
 
     /// What [`forward`](Self::forward) does with `rows` rows. Errors: [`crate::Error::Algorithm`].
     pub fn plan(&self, rows: usize) -> Result<Plan> {
         limit(rows)?;
-        cpu::plan(self, rows)
+        dispatch::plan(self, rows)
     }
 
     /// What [`forward_shared`](Self::forward_shared) does with `groups` rows of z and `rows` rows of x for each.
     pub fn plan_shared(&self, groups: usize, rows: usize) -> Result<Plan> {
         limit(groups.max(rows))?;
-        cpu::plan_shared(self, groups, rows)
+        dispatch::plan_shared(self, groups, rows)
     }
 
     /// The weights packed once for this processor, to be used for many calls. Errors: those of allocation.
@@ -354,8 +371,10 @@ impl<'a, T: Element> Interaction<'a, T> {
         Prepared::new(self)
     }
 
-    /// W as a dense tensor [K, I, J], whatever its form (zeros if absent). Errors: those of allocation.
+    /// W as a dense tensor [K, I, J], whatever its form (zeros if absent). Errors: those of allocation, and [`crate::Error::Place`] of
+    /// weights in a device's memory.
     pub fn to_dense(&self) -> Result<Tensor<T, 3>> {
+        place::host(self.located())?;
         let mut w = Tensor::zeros([self.k, self.i, self.j])?;
         match self.along([true; 3]).core {
             Core::Absent => {}

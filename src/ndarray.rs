@@ -89,6 +89,7 @@ macro_rules! conversions {
             type Error = Error;
 
             fn try_from(view: View<'a, T, $rank>) -> Result<Self> {
+                crate::place::host([Some(("view", view.place()))])?;
                 let (shape, strides) = (view.shape(), view.strides());
                 if view.is_empty() {
                     return ArrayView::from_shape(shape, &[]).map_err(|_| TOO_LONG);
@@ -105,7 +106,7 @@ macro_rules! conversions {
                 let sizes = shape.strides(ascending);
                 // SAFETY: the lowest element is one of the view's; from it the ascending strides reach exactly the
                 // view's elements, which are borrowed for 'a. The sizes that ndarray asks about were checked above.
-                let mut array = unsafe { ArrayView::from_shape_ptr(sizes, view.as_ptr().offset(lowest)) };
+                let mut array = unsafe { ArrayView::from_shape_ptr(sizes, view.host_ptr().offset(lowest)) };
                 for axis in (0..$rank).filter(|&axis| turned(axis)) {
                     array.invert_axis(Axis(axis));
                 }

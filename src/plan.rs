@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{DType, Device, SimdLevel};
 
-/// The ways to compute M(x, z) on a CPU. The cost model chooses; a [`crate::Context`] can force one.
+/// The ways to compute M(x, z). The cost model chooses; a [`crate::Context`] can force one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Algorithm {
@@ -70,7 +70,8 @@ impl fmt::Display for Algorithm {
 pub struct Plan {
     /// Which algorithm.
     pub algorithm: Algorithm,
-    /// The microkernel, as `architecture-dtype-simd-NRxMR`: NR rows of weights by MR lanes, like `x86_64-f32-avx2-6x16`.
+    /// The microkernel, as `architecture-dtype-simd-NRxMR`: NR rows of weights by MR lanes, like `x86_64-f32-avx2-6x16`; on a
+    /// CUDA device the last kernel launched, as `operation_arithmetic_BMxBNxBK`: the rows, lanes and depth of a block's tile.
     pub kernel: &'static str,
     /// Where.
     pub device: Device,
@@ -82,14 +83,44 @@ pub struct Plan {
     pub flops: u128,
     /// Bytes that must at least be moved: weights and inputs read once, outputs written once.
     pub bytes: u128,
-    /// Bytes of scratch for each thread, reused from call to call.
+    /// Bytes of scratch for each thread, on a CUDA device for each stream, reused from call to call.
     pub scratch: usize,
     /// Threads that will work on it: no more than the context allows, than the pool has, or than there is work for.
     pub threads: usize,
+    /// The kernels launched, in their order; none on the processor.
+    pub launches: Vec<Launch>,
+}
+
+/// The launch of a kernel on a CUDA device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Launch {
+    /// Its name.
+    pub kernel: &'static str,
+    /// Blocks of the grid, which has one axis.
+    pub blocks: u32,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared: u32,
+}
+
+impl fmt::Display for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Launch { kernel, blocks, threads, shared } = self;
+        write!(f, "{kernel} <{blocks} × {threads}, {shared} bytes>")
+    }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.device != Device::Cpu {
+            write!(f, "{} on {} by ", self.algorithm, self.device)?;
+            for (index, launch) in self.launches.iter().enumerate() {
+                write!(f, "{}{launch}", if index > 0 { ", " } else { "" })?;
+            }
+            return write!(f, ": {} FLOP, {} bytes, {} bytes of scratch", self.flops, self.bytes, self.scratch);
+        }
         write!(
             f,
             "{} by {} on {} with {} thread{}: {} FLOP, {} bytes, {} bytes of scratch a thread",

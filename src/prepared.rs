@@ -1,12 +1,15 @@
 //! Weights packed once, for many calls.
 
 use crate::interaction::Core;
-use crate::{Context, Element, Interaction, Result, Tensor, View};
+use std::sync::Arc;
+
+use crate::{Context, DeviceTensor, Element, Interaction, Result, Tensor, View, cuda};
 
 /// A layer that owns its weights, arranged for this processor: contiguous and, for f16 and bf16, also converted to f32. Valid for any thread count, SIMD level and batch; results have the same bits as those of
 /// the layer it was made from.
 ///
-/// It takes the weights' own size, and for f16 and bf16 two times that again.
+/// It takes the weights' own size, and for f16 and bf16 two times that again. Weights of a CUDA device are arranged in that
+/// device's memory, and nothing is converted.
 ///
 /// # Example
 ///
@@ -23,9 +26,9 @@ use crate::{Context, Element, Interaction, Result, Tensor, View};
 pub struct Prepared<T: Element> {
     sizes: [usize; 3],
     core: Owned<T>,
-    u: Option<Tensor<T, 2>>,
-    v: Option<Tensor<T, 2>>,
-    b: Option<Tensor<T, 1>>,
+    u: Option<Kept<T, 2>>,
+    v: Option<Kept<T, 2>>,
+    b: Option<Kept<T, 1>>,
     widened: Option<Tensor3<T::Acc>>,
     context: Option<Context>,
     layout: [isize; 3],
@@ -39,15 +42,40 @@ type Tensor3<A> = (Vec<A>, [usize; 3]);
 #[derive(Clone, Debug)]
 enum Owned<T: Element> {
     Absent,
-    Dense(Tensor<T, 3>),
-    Cp { a: Tensor<T, 2>, b: Tensor<T, 2>, c: Tensor<T, 2>, lambda: Option<Tensor<T, 1>> },
+    Dense(Kept<T, 3>),
+    Cp { a: Kept<T, 2>, b: Kept<T, 2>, c: Kept<T, 2>, lambda: Option<Kept<T, 1>> },
+}
+
+/// A row-major copy where the original is.
+#[derive(Clone, Debug)]
+enum Kept<T: Element, const D: usize> {
+    Host(Tensor<T, D>),
+    Device(Arc<DeviceTensor<T, D>>),
+}
+
+impl<T: Element, const D: usize> Kept<T, D> {
+    fn new(view: View<'_, T, D>) -> Result<Self> {
+        if view.place().is_host() {
+            return Tensor::from_view(view).map(Kept::Host);
+        }
+        let copy = DeviceTensor::from_view(view.device(), cuda::download(view)?.view())?;
+        Ok(Kept::Device(Arc::new(copy)))
+    }
+
+    fn view(&self) -> View<'_, T, D> {
+        match self {
+            Kept::Host(tensor) => tensor.view(),
+            Kept::Device(tensor) => tensor.view(),
+        }
+    }
 }
 
 impl<T: Element> Prepared<T> {
     pub(crate) fn new(layer: &Interaction<'_, T>) -> Result<Self> {
-        fn own<T: Element, const D: usize>(view: Option<View<'_, T, D>>) -> Result<Option<Tensor<T, D>>> {
-            view.map(Tensor::from_view).transpose()
+        fn own<T: Element, const D: usize>(view: Option<View<'_, T, D>>) -> Result<Option<Kept<T, D>>> {
+            view.map(Kept::new).transpose()
         }
+        crate::dispatch::check(layer)?;
         let mut widened = None;
         let mut places = [0, 1, 2];
         let core = match layer.core {
@@ -63,8 +91,8 @@ impl<T: Element> Prepared<T> {
                 for (place, axis) in order.into_iter().enumerate() {
                     places[axis] = place;
                 }
-                let w = Tensor::from_view(w.permute(order)?)?;
-                if !T::IN_PLACE {
+                let w = Kept::new(w.permute(order)?)?;
+                if let (false, Kept::Host(w)) = (T::IN_PLACE, &w) {
                     let mut values = Vec::new();
                     let bytes = size_of_val(w.as_slice()) / size_of::<T>() * size_of::<T::Acc>();
                     values.try_reserve_exact(w.as_slice().len()).map_err(|_| crate::Error::OutOfMemory { bytes })?;
@@ -73,12 +101,9 @@ impl<T: Element> Prepared<T> {
                 }
                 Owned::Dense(w)
             }
-            Core::Cp { a, b, c, lambda } => Owned::Cp {
-                a: Tensor::from_view(a)?,
-                b: Tensor::from_view(b)?,
-                c: Tensor::from_view(c)?,
-                lambda: own(lambda)?,
-            },
+            Core::Cp { a, b, c, lambda } => {
+                Owned::Cp { a: Kept::new(a)?, b: Kept::new(b)?, c: Kept::new(c)?, lambda: own(lambda)? }
+            }
         };
         Ok(Prepared {
             sizes: [layer.k, layer.i, layer.j],
@@ -100,7 +125,7 @@ impl<T: Element> Prepared<T> {
             Owned::Absent => Core::Absent,
             Owned::Dense(w) => Core::Dense(in_order(w.view(), self.places)),
             Owned::Cp { a, b, c, lambda } => {
-                Core::Cp { a: a.view(), b: b.view(), c: c.view(), lambda: lambda.as_ref().map(Tensor::view) }
+                Core::Cp { a: a.view(), b: b.view(), c: c.view(), lambda: lambda.as_ref().map(Kept::view) }
             }
         };
         Interaction {
@@ -108,9 +133,9 @@ impl<T: Element> Prepared<T> {
             i,
             j,
             core,
-            u: self.u.as_ref().map(Tensor::view),
-            v: self.v.as_ref().map(Tensor::view),
-            b: self.b.as_ref().map(Tensor::view),
+            u: self.u.as_ref().map(Kept::view),
+            v: self.v.as_ref().map(Kept::view),
+            b: self.b.as_ref().map(Kept::view),
             // The vector has as many elements as its shape, so this does not fail.
             panels: self
                 .widened

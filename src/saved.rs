@@ -1,13 +1,16 @@
 //! What a forward pass keeps for its backward pass, if the caller asks for it.
 
+use std::sync::Arc;
+
+use crate::cuda::Memory;
 use crate::error::check;
-use crate::{Element, Interaction, Result, Tensor, View, ViewMut, cpu};
+use crate::{Context, Device, Element, Interaction, Result, Tensor, View, ViewMut, dispatch};
 
 /// P = zB and Q = xC of a CP layer, [N, R] each in the accumulator's type, kept by [`Interaction::forward_saving`] for
 /// [`crate::Wanted::saved`]. Of a dense or linear layer nothing is kept: its backward pass does not need more than z and x.
 ///
 /// Without it the backward pass computes P and Q again, block by block, which is the default: it costs a fifth of the
-/// FLOPs of backward, and no memory. See docs/performance.md for the trade, measured.
+/// FLOPs of backward, and no memory. On a CUDA device they are kept in its memory, wherever z and x are. See docs/performance.md for the trade, measured.
 ///
 /// # Example
 ///
@@ -32,9 +35,11 @@ use crate::{Element, Interaction, Result, Tensor, View, ViewMut, cpu};
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Saved<T: Element> {
-    /// P and Q, [rows, rank] each.
+    /// P and Q, [rows, rank] each, if they are kept on the host.
     pub(crate) p: Vec<T::Accumulator>,
     pub(crate) q: Vec<T::Accumulator>,
+    /// P, then Q, if they are kept on a device.
+    memory: Option<(Device, Arc<Memory>)>,
     pub(crate) rows: usize,
     pub(crate) rank: usize,
     /// Distance between rows: whole vectors.
@@ -44,14 +49,34 @@ pub struct Saved<T: Element> {
 impl<T: Element> Saved<T> {
     /// Bytes that are kept.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.p.as_slice()) + size_of_val(self.q.as_slice())
+        match self.memory {
+            Some(_) => 2 * self.rows * self.pitch * size_of::<T::Accumulator>(),
+            None => size_of_val(self.p.as_slice()) + size_of_val(self.q.as_slice()),
+        }
+    }
+
+    /// That the backward pass of this context can read what is kept. Errors: [`crate::Error::Place`].
+    pub(crate) fn check_place(&self, context: &Context) -> Result<()> {
+        let actual = self.memory.as_ref().map_or(Device::Cpu, |&(device, _)| device);
+        let expected = context.device();
+        if actual == expected || self.rows * self.rank == 0 {
+            return Ok(());
+        }
+        Err(crate::Error::Place { operand: "saved", expected, actual })
+    }
+
+    /// The distance between rows, and the elements of each, for so many rows.
+    fn layout(rows: usize, rank: usize) -> Result<(usize, usize)> {
+        let too_large = crate::Error::TooLarge { what: "saved activations" };
+        let pitch = rank.checked_next_multiple_of(16).ok_or(too_large.clone())?;
+        let len = rows.checked_mul(pitch).filter(|&len| len <= isize::MAX as usize / 16).ok_or(too_large)?;
+        Ok((pitch, len))
     }
 
     /// Room for so many rows, in the memory that is there if it suffices.
     pub(crate) fn resize(&mut self, rows: usize, rank: usize) -> Result<()> {
-        let too_large = crate::Error::TooLarge { what: "saved activations" };
-        let pitch = rank.checked_next_multiple_of(16).ok_or(too_large.clone())?;
-        let len = rows.checked_mul(pitch).filter(|&len| len <= isize::MAX as usize / 8).ok_or(too_large)?;
+        let (pitch, len) = Self::layout(rows, rank)?;
+        self.memory = None;
         for kept in [&mut self.p, &mut self.q] {
             kept.clear();
             let bytes = len * size_of::<T::Accumulator>();
@@ -60,6 +85,34 @@ impl<T: Element> Saved<T> {
         }
         (self.rows, self.rank, self.pitch) = (rows, rank, pitch);
         Ok(())
+    }
+
+    /// Room for so many rows on a device, in the memory that is there if it suffices and nobody else has it: where P and Q
+    /// go, and their pitch.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn resize_on(&mut self, device: Device, rows: usize, rank: usize) -> Result<(u64, u64, usize)> {
+        let (pitch, len) = Self::layout(rows, rank)?;
+        let bytes = 2 * len * size_of::<T::Accumulator>();
+        (self.p, self.q) = (Vec::new(), Vec::new());
+        let fits = |memory: &mut Arc<Memory>| Arc::get_mut(memory).is_some_and(|memory| memory.bytes() >= bytes);
+        let reused = self.memory.take().filter(|(at, _)| *at == device).map(|(_, memory)| memory);
+        let reused = reused.and_then(|mut memory| fits(&mut memory).then_some(memory));
+        let memory = match reused {
+            Some(memory) => memory,
+            None => Arc::new(Memory::new(device, bytes)?),
+        };
+        let p = memory.address();
+        self.memory = Some((device, memory));
+        (self.rows, self.rank, self.pitch) = (rows, rank, pitch);
+        Ok((p, p + (bytes / 2) as u64, pitch))
+    }
+
+    /// Where P and Q are on a device, and their pitch.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_device(&self) -> Option<(u64, u64, usize)> {
+        let (_, memory) = self.memory.as_ref().filter(|_| self.rows * self.rank > 0)?;
+        let p = memory.address();
+        Some((p, p + (self.rows * self.pitch * size_of::<T::Accumulator>()) as u64, self.pitch))
     }
 
     /// That this was kept of so many rows by a layer like this one.
@@ -90,6 +143,6 @@ impl<T: Element> Interaction<'_, T> {
         self.check_inputs(&z, &x)?;
         check("y", "rows", x.shape()[0], y.shape()[0])?;
         check("y", "outputs", self.k, y.shape()[1])?;
-        cpu::forward_saving(self, z, x, y, saved)
+        dispatch::forward_saving(self, z, x, y, saved)
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::error::check;
 use crate::gradients::Gradient;
-use crate::{Element, Interaction, Result, Tensor, View, cpu};
+use crate::place::Located;
+use crate::{Element, Interaction, Result, Tensor, View, dispatch};
 
 /// Directions in which operands change: those that are present; the others stay as they are. Of weights, only those that
 /// the layer has.
@@ -44,6 +45,26 @@ impl<T> Default for Tangents<'_, T> {
             cp_c: None,
             lambda: None,
         }
+    }
+}
+
+impl<T> Tangents<'_, T> {
+    pub(crate) fn located(&self) -> [Located; 10] {
+        fn at<T, const D: usize>(name: &'static str, view: &Option<View<'_, T, D>>) -> Located {
+            view.as_ref().map(|view| (name, view.place()))
+        }
+        [
+            at("tangent of z", &self.z),
+            at("tangent of x", &self.x),
+            at("tangent of w", &self.w),
+            at("tangent of u", &self.u),
+            at("tangent of v", &self.v),
+            at("tangent of b", &self.b),
+            at("tangent of a", &self.cp_a),
+            at("tangent of b of cp", &self.cp_b),
+            at("tangent of c", &self.cp_c),
+            at("tangent of lambda", &self.lambda),
+        ]
     }
 }
 
@@ -91,7 +112,7 @@ impl<T: Element> Interaction<'_, T> {
         self.check_tangents(&z, &x, tangents)?;
         check("tangent", "rows", x.shape()[0], to.to.shape()[0])?;
         check("tangent", "outputs", self.k, to.to.shape()[1])?;
-        cpu::tangent(self, z, x, tangents, to)
+        dispatch::tangent(self, z, x, tangents, to)
     }
 
     pub(crate) fn check_tangents(

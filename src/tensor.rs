@@ -1,6 +1,6 @@
 //! Owned results.
 
-use crate::view::elements;
+use crate::view::{advance, elements, row_major};
 use crate::{Element, Error, Result, View, ViewMut};
 
 /// An owned row-major tensor of rank `D`: what operations return.
@@ -37,8 +37,10 @@ impl<T: Element, const D: usize> Tensor<T, D> {
         Ok(Tensor { data, shape })
     }
 
-    /// A row-major copy. Errors: [`Error::TooLarge`], [`Error::OutOfMemory`].
+    /// A row-major copy. Errors: [`Error::TooLarge`], [`Error::OutOfMemory`]; [`Error::Place`] of a device's memory, from which
+    /// [`crate::DeviceTensor::to_tensor`] copies.
     pub fn from_view(view: View<'_, T, D>) -> Result<Self> {
+        crate::place::host([Some(("view", view.place()))])?;
         let mut tensor = Tensor::zeros(view.shape())?;
         if let Some(slice) = view.as_slice() {
             tensor.data.copy_from_slice(slice);
@@ -47,13 +49,7 @@ impl<T: Element, const D: usize> Tensor<T, D> {
         let mut index = [0; D];
         for slot in &mut tensor.data {
             *slot = view.get(index).unwrap_or_default();
-            for axis in (0..D).rev() {
-                index[axis] += 1;
-                if index[axis] < tensor.shape[axis] {
-                    break;
-                }
-                index[axis] = 0;
-            }
+            advance(&mut index, tensor.shape);
         }
         Ok(tensor)
     }
@@ -81,16 +77,16 @@ impl<T: Element, const D: usize> Tensor<T, D> {
         &self.data
     }
 
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
+        &mut self.data
+    }
+
     /// The elements, row-major.
     pub fn into_vec(self) -> Vec<T> {
         self.data
     }
 
     fn strides(&self) -> [isize; D] {
-        let mut strides = [1isize; D];
-        for axis in (1..D).rev() {
-            strides[axis - 1] = strides[axis].wrapping_mul(self.shape[axis] as isize);
-        }
-        strides
+        row_major(self.shape)
     }
 }

@@ -4,7 +4,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::{Error, Result};
+use crate::place::Place;
+use crate::{Device, Error, Result};
 
 /// A borrowed strided tensor of rank `D`: any stride, zero (broadcast) and negative ones included.
 ///
@@ -26,6 +27,7 @@ pub struct View<'a, T, const D: usize> {
     ptr: *const T,
     shape: [usize; D],
     strides: [isize; D],
+    place: Place,
     memory: PhantomData<&'a T>,
 }
 
@@ -47,6 +49,7 @@ pub struct ViewMut<'a, T, const D: usize> {
     ptr: *mut T,
     shape: [usize; D],
     strides: [isize; D],
+    place: Place,
     memory: PhantomData<&'a mut T>,
 }
 
@@ -68,13 +71,22 @@ unsafe impl<T: Sync, const D: usize> Sync for ViewMut<'_, T, D> {}
 
 impl<T, const D: usize> fmt::Debug for View<'_, T, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View").field("shape", &self.shape).field("strides", &self.strides).finish()
+        debug(f, "View", &self.shape, &self.strides, self.place)
     }
 }
 impl<T, const D: usize> fmt::Debug for ViewMut<'_, T, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ViewMut").field("shape", &self.shape).field("strides", &self.strides).finish()
+        debug(f, "ViewMut", &self.shape, &self.strides, self.place)
     }
+}
+
+fn debug(f: &mut fmt::Formatter<'_>, name: &str, shape: &[usize], strides: &[isize], place: Place) -> fmt::Result {
+    let mut debug = f.debug_struct(name);
+    debug.field("shape", &shape).field("strides", &strides);
+    if !place.is_host() {
+        debug.field("device", &place.device());
+    }
+    debug.finish()
 }
 
 /// The number of elements of `shape`, if it can be addressed.
@@ -91,12 +103,24 @@ pub(crate) fn elements(shape: &[usize]) -> Result<usize> {
 
 /// Row-major strides of `shape`, whose number of elements fits an `isize`.
 #[inline]
-fn row_major<const D: usize>(shape: [usize; D]) -> [isize; D] {
+pub(crate) fn row_major<const D: usize>(shape: [usize; D]) -> [isize; D] {
     let mut strides = [1isize; D];
     for axis in (1..D).rev() {
         strides[axis - 1] = strides[axis].wrapping_mul(shape[axis] as isize);
     }
     strides
+}
+
+/// The next index in row-major order; the last one's is the first.
+#[inline]
+pub(crate) fn advance<const D: usize>(index: &mut [usize; D], shape: [usize; D]) {
+    for axis in (0..D).rev() {
+        index[axis] += 1;
+        if index[axis] < shape[axis] {
+            return;
+        }
+        index[axis] = 0;
+    }
 }
 
 /// That every element from `offset` on lies within `len` elements.
@@ -139,6 +163,12 @@ fn check_disjoint<const D: usize>(shape: [usize; D], strides: [isize; D]) -> Res
     Ok(())
 }
 
+/// An operand in a device's memory got past the checks of the call, which is a bug of this crate. Its address must not be used.
+#[cold]
+fn not_the_hosts() -> ! {
+    unreachable!("the host was to access an operand in a device's memory")
+}
+
 /// The longest axis that a layer or a batch may have: no memory holds more, but a view with a zero stride might.
 pub(crate) const LONGEST: usize = 1 << 40;
 
@@ -161,7 +191,7 @@ impl<'a, T, const D: usize> View<'a, T, D> {
         if data.len() != expected {
             return Err(Error::Length { expected, actual: data.len() });
         }
-        Ok(View { ptr: data.as_ptr(), shape, strides: row_major(shape), memory: PhantomData })
+        Ok(View { ptr: data.as_ptr(), shape, strides: row_major(shape), place: Place::HOST, memory: PhantomData })
     }
 
     /// Element `[i₀, i₁, …]` at `data[offset + i₀·strides[0] + i₁·strides[1] + …]`.
@@ -170,7 +200,7 @@ impl<'a, T, const D: usize> View<'a, T, D> {
         check_bounds(data.len(), offset, shape, strides)?;
         // SAFETY: `offset` ≤ `data.len()` by the check (for an empty shape too).
         let ptr = unsafe { data.as_ptr().add(offset) };
-        Ok(View { ptr, shape, strides: tame(shape, strides), memory: PhantomData })
+        Ok(View { ptr, shape, strides: tame(shape, strides), place: Place::HOST, memory: PhantomData })
     }
 
     /// A view of memory that Rust does not own, for bindings to other languages.
@@ -180,7 +210,31 @@ impl<'a, T, const D: usize> View<'a, T, D> {
     /// For all of `'a`, every element that shape and strides reach from `ptr` must be readable, initialised,
     /// aligned, in one allocation and not written.
     pub unsafe fn from_raw_parts(ptr: *const T, shape: [usize; D], strides: [isize; D]) -> Self {
-        View { ptr, shape, strides: tame(shape, strides), memory: PhantomData }
+        View { ptr, shape, strides: tame(shape, strides), place: Place::HOST, memory: PhantomData }
+    }
+
+    /// A view of a device's memory, of this crate ([`crate::DeviceTensor`] makes its own views) or of anyone else:
+    /// `ptr` is a `CUdeviceptr`, an address that a framework gives for its tensor. Nothing is copied. What is on the host
+    /// cannot be read through it: [`get`](Self::get) and [`as_slice`](Self::as_slice) give `None`.
+    /// Errors: [`Error::TooLarge`] for an ordinal that no device has.
+    ///
+    /// # Safety
+    ///
+    /// For all of `'a`, and until the calls that were given the view have run on their stream, every element that shape and
+    /// strides reach from `ptr` must be readable memory of `device`, initialised, aligned, in one allocation and not written.
+    pub unsafe fn from_device(ptr: u64, device: Device, shape: [usize; D], strides: [isize; D]) -> Result<Self> {
+        let (ptr, place) = (std::ptr::without_provenance(ptr as usize), Place::of(device)?);
+        Ok(View { ptr, shape, strides: tame(shape, strides), place, memory: PhantomData })
+    }
+
+    /// Where the memory is.
+    pub fn device(&self) -> Device {
+        self.place.device()
+    }
+
+    #[inline]
+    pub(crate) fn place(&self) -> Place {
+        self.place
     }
 
     /// Lengths of the axes.
@@ -195,10 +249,16 @@ impl<'a, T, const D: usize> View<'a, T, D> {
         self.strides
     }
 
-    /// Address of the first element; dangling if the view is empty.
+    /// Address of the first element, of the memory of [`device`](Self::device); dangling if the view is empty.
     #[inline]
     pub fn as_ptr(&self) -> *const T {
         self.ptr
+    }
+
+    /// The same for code that reads the memory. Callers have checked that it is the host's; this is the last line of defence.
+    #[inline]
+    pub(crate) fn host_ptr(&self) -> *const T {
+        if self.place.is_host() { self.ptr } else { not_the_hosts() }
     }
 
     /// Whether there is no element.
@@ -207,26 +267,31 @@ impl<'a, T, const D: usize> View<'a, T, D> {
         self.shape.contains(&0)
     }
 
-    /// The elements as a slice, if they are dense and row-major.
+    /// The elements as a slice, if they are dense, row-major and in the host's memory.
     pub fn as_slice(&self) -> Option<&'a [T]> {
+        if !self.place.is_host() {
+            return None;
+        }
         if self.is_empty() {
             return Some(&[]);
         }
         let dense = row_major(self.shape);
         let fits = (0..D).all(|axis| self.shape[axis] == 1 || self.strides[axis] == dense[axis]);
-        // SAFETY: dense, row-major and in bounds by construction, so one contiguous initialised range.
-        fits.then(|| unsafe { std::slice::from_raw_parts(self.ptr, self.shape.iter().product()) })
+        // SAFETY: of the host; dense, row-major and in bounds by construction, so one contiguous initialised range.
+        fits.then(|| unsafe { std::slice::from_raw_parts(self.host_ptr(), self.shape.iter().product()) })
     }
 
-    /// One element, or `None` outside the shape.
+    /// One element, or `None` outside the shape or if it is in a device's memory.
     pub fn get(&self, index: [usize; D]) -> Option<T>
     where
         T: Copy,
     {
-        let inside = index.iter().zip(&self.shape).all(|(index, len)| index < len);
-        // SAFETY: within the shape, all of which is in bounds by construction.
+        let inside = self.place.is_host() && index.iter().zip(&self.shape).all(|(index, len)| index < len);
+        // SAFETY: of the host, and within the shape, all of which is in bounds by construction.
         inside.then(|| unsafe {
-            *self.ptr.offset(index.iter().zip(&self.strides).map(|(&index, &stride)| index as isize * stride).sum())
+            *self
+                .host_ptr()
+                .offset(index.iter().zip(&self.strides).map(|(&index, &stride)| index as isize * stride).sum())
         })
     }
 
@@ -250,8 +315,8 @@ impl<'a, T, const D: usize> View<'a, T, D> {
         }
         self.shape[axis] = range.len();
         if !self.is_empty() {
-            // SAFETY: `range.start` is inside the axis, so the element exists.
-            self.ptr = unsafe { self.ptr.offset(range.start as isize * self.strides[axis]) };
+            // `range.start` is inside the axis, so the element exists.
+            self.ptr = self.ptr.wrapping_offset(range.start as isize * self.strides[axis]);
         }
         Ok(self)
     }
@@ -273,7 +338,7 @@ impl<'a, T> View<'a, T, 1> {
     /// A slice as a vector.
     #[inline]
     pub fn vector(data: &'a [T]) -> Self {
-        View { ptr: data.as_ptr(), shape: [data.len()], strides: [1], memory: PhantomData }
+        View { ptr: data.as_ptr(), shape: [data.len()], strides: [1], place: Place::HOST, memory: PhantomData }
     }
 }
 
@@ -281,7 +346,13 @@ impl<'a, T> View<'a, T, 2> {
     /// A slice as a batch of one row.
     #[inline]
     pub fn row(data: &'a [T]) -> Self {
-        View { ptr: data.as_ptr(), shape: [1, data.len()], strides: [data.len() as isize, 1], memory: PhantomData }
+        View {
+            ptr: data.as_ptr(),
+            shape: [1, data.len()],
+            strides: [data.len() as isize, 1],
+            place: Place::HOST,
+            memory: PhantomData,
+        }
     }
 
     /// Rows from `first` on, so many of them, which the caller knows to be there.
@@ -295,7 +366,13 @@ impl<'a, T> View<'a, T, 2> {
     /// Rows as groups of one row each.
     pub(crate) fn insert_axis(self) -> View<'a, T, 3> {
         let ([rows, columns], [row, column]) = (self.shape, self.strides);
-        View { ptr: self.ptr, shape: [rows, 1, columns], strides: [row, row, column], memory: PhantomData }
+        View {
+            ptr: self.ptr,
+            shape: [rows, 1, columns],
+            strides: [row, row, column],
+            place: self.place,
+            memory: PhantomData,
+        }
     }
 
     /// The axes exchanged.
@@ -314,7 +391,13 @@ impl<'a, T, const D: usize> ViewMut<'a, T, D> {
         if data.len() != expected {
             return Err(Error::Length { expected, actual: data.len() });
         }
-        Ok(ViewMut { ptr: data.as_mut_ptr(), shape, strides: row_major(shape), memory: PhantomData })
+        Ok(ViewMut {
+            ptr: data.as_mut_ptr(),
+            shape,
+            strides: row_major(shape),
+            place: Place::HOST,
+            memory: PhantomData,
+        })
     }
 
     /// Element `[i₀, i₁, …]` at `data[offset + i₀·strides[0] + i₁·strides[1] + …]`.
@@ -324,7 +407,7 @@ impl<'a, T, const D: usize> ViewMut<'a, T, D> {
         check_disjoint(shape, strides)?;
         // SAFETY: `offset` ≤ `data.len()` by the check (for an empty shape too).
         let ptr = unsafe { data.as_mut_ptr().add(offset) };
-        Ok(ViewMut { ptr, shape, strides: tame(shape, strides), memory: PhantomData })
+        Ok(ViewMut { ptr, shape, strides: tame(shape, strides), place: Place::HOST, memory: PhantomData })
     }
 
     /// A view of memory that Rust does not own, for bindings to other languages.
@@ -336,7 +419,30 @@ impl<'a, T, const D: usize> ViewMut<'a, T, D> {
     /// allocation and used by nobody else.
     pub unsafe fn from_raw_parts(ptr: *mut T, shape: [usize; D], strides: [isize; D]) -> Result<Self> {
         check_disjoint(shape, strides)?;
-        Ok(ViewMut { ptr, shape, strides: tame(shape, strides), memory: PhantomData })
+        Ok(ViewMut { ptr, shape, strides: tame(shape, strides), place: Place::HOST, memory: PhantomData })
+    }
+
+    /// A mutable view of a device's memory, as [`View::from_device`].
+    /// Errors: [`Error::Overlap`] if elements might share memory, [`Error::TooLarge`] for an ordinal that no device has.
+    ///
+    /// # Safety
+    ///
+    /// For all of `'a`, and until the calls that were given the view have run on their stream, every element that shape and
+    /// strides reach from `ptr` must be writable memory of `device`, aligned, in one allocation and used by nobody else.
+    pub unsafe fn from_device(ptr: u64, device: Device, shape: [usize; D], strides: [isize; D]) -> Result<Self> {
+        check_disjoint(shape, strides)?;
+        let (ptr, place) = (std::ptr::without_provenance_mut(ptr as usize), Place::of(device)?);
+        Ok(ViewMut { ptr, shape, strides: tame(shape, strides), place, memory: PhantomData })
+    }
+
+    /// Where the memory is.
+    pub fn device(&self) -> Device {
+        self.place.device()
+    }
+
+    #[inline]
+    pub(crate) fn place(&self) -> Place {
+        self.place
     }
 
     /// Lengths of the axes.
@@ -351,20 +457,26 @@ impl<'a, T, const D: usize> ViewMut<'a, T, D> {
         self.strides
     }
 
-    /// Address of the first element; dangling if the view is empty.
+    /// Address of the first element, of the memory of [`device`](Self::device); dangling if the view is empty.
     #[inline]
     pub fn as_mut_ptr(&mut self) -> *mut T {
         self.ptr
     }
 
+    /// The same for code that accesses the memory, as [`View::host_ptr`].
+    #[inline]
+    pub(crate) fn host_mut_ptr(&mut self) -> *mut T {
+        if self.place.is_host() { self.ptr } else { not_the_hosts() }
+    }
+
     /// The same elements, read-only.
     pub fn as_view(&self) -> View<'_, T, D> {
-        View { ptr: self.ptr, shape: self.shape, strides: self.strides, memory: PhantomData }
+        View { ptr: self.ptr, shape: self.shape, strides: self.strides, place: self.place, memory: PhantomData }
     }
 
     /// A shorter borrow of the same elements.
     pub fn reborrow(&mut self) -> ViewMut<'_, T, D> {
-        ViewMut { ptr: self.ptr, shape: self.shape, strides: self.strides, memory: PhantomData }
+        ViewMut { ptr: self.ptr, shape: self.shape, strides: self.strides, place: self.place, memory: PhantomData }
     }
 }
 
@@ -373,13 +485,25 @@ impl<'a, T> ViewMut<'a, T, 2> {
     #[inline]
     pub fn row(data: &'a mut [T]) -> Self {
         let shape = [1, data.len()];
-        ViewMut { ptr: data.as_mut_ptr(), shape, strides: [shape[1] as isize, 1], memory: PhantomData }
+        ViewMut {
+            ptr: data.as_mut_ptr(),
+            shape,
+            strides: [shape[1] as isize, 1],
+            place: Place::HOST,
+            memory: PhantomData,
+        }
     }
 
     /// Rows of one row each.
     pub(crate) fn insert_axis(self) -> ViewMut<'a, T, 3> {
         let ([rows, columns], [row, column]) = (self.shape, self.strides);
-        ViewMut { ptr: self.ptr, shape: [rows, 1, columns], strides: [row, 0, column], memory: PhantomData }
+        ViewMut {
+            ptr: self.ptr,
+            shape: [rows, 1, columns],
+            strides: [row, 0, column],
+            place: self.place,
+            memory: PhantomData,
+        }
     }
 
     /// The axes exchanged.
@@ -394,6 +518,6 @@ impl<'a, T> ViewMut<'a, T, 1> {
     /// Rows of one element.
     pub(crate) fn insert_axis(self) -> ViewMut<'a, T, 2> {
         let ([rows], [row]) = (self.shape, self.strides);
-        ViewMut { ptr: self.ptr, shape: [rows, 1], strides: [row, 0], memory: PhantomData }
+        ViewMut { ptr: self.ptr, shape: [rows, 1], strides: [row, 0], place: self.place, memory: PhantomData }
     }
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::case::{Case, Exact, Form, Operation, Options, Part, Set, check};
-use common::{Random, assert_same, contexts, levels};
+use common::{Random, assert_same, contexts, levels, ways};
 use trilinear::{Context, Device, Element, Error, Gradient, Saved, Tensor, View, Wanted, WantedFactors};
 
 const CP: [Form; 2] = [Form::Cp, Form::CpLambda];
@@ -63,7 +63,7 @@ fn integers<T: Element>() {
             let case = Case::<T>::integers(form, sizes(shape), seed as u64);
             let case = Case { linear: (seed + form as usize).is_multiple_of(2), ..case };
             let exact = Exact::new(&case, Operation::Plain);
-            for context in contexts() {
+            for context in ways(case.flops()) {
                 check(&case, Operation::Plain, &exact, &Options::new(context), true);
             }
         }
@@ -83,7 +83,7 @@ fn bounds<T: Element>() {
         for form in CP {
             let case = Case::<T>::uniform(form, sizes(shape), 3);
             let exact = Exact::new(&case, Operation::Plain);
-            for context in contexts() {
+            for context in ways(case.flops()) {
                 let options = Options::new(context);
                 check(&case, Operation::Plain, &exact, &options, false);
                 check(&case, Operation::Plain, &exact, &Options { add: Set::ALL, ..options }, false);
@@ -98,7 +98,7 @@ fn strided<T: Element>() {
     for shape in [[5, 7, 9, 4, 6], [70, 17, 33, 3, 20], [9, 16, 32, 13, 35], [1, 6, 5, 9, 3]] {
         let case = Case::<T>::integers(Form::CpLambda, sizes(shape), 5);
         let exact = Exact::new(&case, Operation::Plain);
-        for context in contexts() {
+        for context in ways(case.flops()) {
             for layout in 0..8 {
                 for add in [Set::NONE, Set::ALL] {
                     check(&case, Operation::Plain, &exact, &Options { layout, add, ..Options::new(context) }, true);
@@ -119,7 +119,7 @@ fn subsets<T: Element>() {
             let but_one = alone.map(|set| Set(!set.0));
             let others = (0..12).map(|_| Set(random.next() as u16));
             for wanted in alone.into_iter().chain(but_one).chain(others).chain([Set::NONE]).collect::<Vec<_>>() {
-                let context = *random.pick(&contexts());
+                let context = *random.pick(&ways(case.flops()));
                 let (add, saved) = (Set(random.next() as u16), random.below(2) == 0);
                 let options = Options { wanted, add, saved, ..Options::new(context) };
                 check(&case, Operation::Plain, &exact, &options, true);
@@ -143,7 +143,7 @@ fn tied<T: Element>() {
         for case in Case::<T>::forms([n, 1, i, i, k, r], 4) {
             let case = case.tied();
             let exact = Exact::new(&case, Operation::Plain);
-            for context in contexts() {
+            for context in ways(case.flops()) {
                 let only = Set::of(&[Part::Tied]);
                 for (wanted, add) in [(Set::ALL, Set::NONE), (only, Set::NONE), (only, only)] {
                     for layout in [0, 7] {
@@ -155,7 +155,7 @@ fn tied<T: Element>() {
             let case = Case { x: vec![], ..Case::<T>::uniform(case.form, case.sizes, 5) };
             let case = case.tied();
             let exact = Exact::new(&case, Operation::Plain);
-            for context in contexts() {
+            for context in ways(case.flops()) {
                 check(
                     &case,
                     Operation::Plain,
@@ -204,7 +204,7 @@ fn saving<T: Element>() {
         for form in Form::ALL {
             let case = Case::<T>::integers(form, sizes(shape), seed as u64);
             let laid = case.laid(seed);
-            for context in contexts() {
+            for context in ways(case.flops()) {
                 let layer = laid.layer().with_context(context);
                 let (z, x) = (laid.z.view(), laid.x.view());
                 let y = layer.forward_saving(z, x, &mut saved).unwrap();
@@ -228,7 +228,7 @@ fn special_values_stay_where_they_belong() {
     for special in [f32::NAN, f32::INFINITY] {
         for form in Form::ALL {
             let clean = Case::<f32>::uniform(form, sizes, 3);
-            for context in contexts() {
+            for context in ways(clean.flops()) {
                 let reached = |case: &Case<f32>| {
                     let found = case.call(Operation::Plain, &Options::new(context), "special").unwrap();
                     let bad = |values: Vec<f32>| values.iter().map(|v| !v.is_finite()).collect::<Vec<_>>();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::case::{Case, Exact, Form, Operation, Options, Part, Set, check};
-use common::{contexts, levels};
+use common::{levels, ways};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::RngSeed;
@@ -154,7 +154,7 @@ proptest! {
         if operation == Operation::Generate {
             case.bias.fill(0.0);
         }
-        for context in contexts() {
+        for context in ways(case.flops()) {
             let t = total(&case, operation, context);
             let options = Options { wanted: owned(&case, operation), ..Options::new(context) };
             for (part, gradient) in case.call(operation, &options, "adjoint").unwrap() {
@@ -168,7 +168,7 @@ proptest! {
     fn differences(form in select(Form::ALL.to_vec()), operation in operations(), linear: bool,
                    g in 1usize..4, m in 1usize..4, i in 1usize..6, j in 1usize..6, k in 1usize..5, r in 1usize..5, seed: u64) {
         let case = Case { linear, ..Case::integers(form, of(operation, [g, m, i, j, k, r]), seed) };
-        let context = contexts()[seed as usize % contexts().len()];
+        let context = ways(case.flops())[seed as usize % ways(case.flops()).len()];
         let options = Options { wanted: owned(&case, operation), ..Options::new(context) };
         for (part, gradient) in case.call(operation, &options, "differences").unwrap() {
             for (index, &expected) in gradient.iter().enumerate() {
@@ -191,7 +191,7 @@ proptest! {
         let w = laid.layer().to_dense().unwrap().into_vec();
         let (factors, lambda) = Default::default();
         let dense = Case { form: Form::Dense, w, factors, lambda, ..case.clone() };
-        let options = Options::new(contexts()[seed as usize % contexts().len()]);
+        let options = Options::new(ways(case.flops())[seed as usize % ways(case.flops()).len()]);
         let of_cp = case.call(Operation::Plain, &options, "cp").unwrap();
         let of_dense = dense.call(Operation::Plain, &options, "dense").unwrap();
         for ((part, cp), (_, dense)) in of_cp.iter().zip(&of_dense) {
@@ -229,7 +229,7 @@ proptest! {
             let (weights, bias) = (rows(&case.weights, k * j), rows(&case.bias, k));
             Case { sizes: [to - from, 1, i, j, k, r], z, x, g, weights, bias, ..case.clone() }
         };
-        for context in contexts() {
+        for context in ways(case.flops()) {
             let options = Options::new(context);
             let whole = case.call(Operation::Plain, &options, "whole").unwrap();
             let halves = [part(0, at), part(at, n)].map(|case| case.call(Operation::Plain, &options, "part").unwrap());

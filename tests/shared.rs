@@ -3,7 +3,7 @@
 mod common;
 
 use common::layout::{Embedded, Layout};
-use common::{Cp, Dense, Random, assert_close, assert_exact, assert_same, contexts};
+use common::{Cp, Dense, Random, assert_close, assert_exact, assert_same, contexts, ways};
 use trilinear::{Algorithm, Element, Interaction, Tensor, View, ViewMut, reference};
 
 /// [G, M, I, J, K]: around the tiles of rows (4, 6, 12), of lanes (8, 16, 32), of depth (64 … 512), and 0 and 1.
@@ -76,7 +76,7 @@ fn is_the_expanded_batch<T: Element>() {
             let x = View::new(&data.x, [g, m, j]).unwrap();
             for layer in [data.layer(), data.core(), data.linear()] {
                 let exact = expanded(&data, g, m, &layer);
-                for context in contexts() {
+                for context in ways(2 * shape.iter().product::<usize>()) {
                     let mut y = vec![T::from_f64(f64::NAN); g * m * k];
                     let out = ViewMut::new(&mut y, [g, m, k]).unwrap();
                     layer.with_context(context).forward_shared_into(z, x, out).unwrap();
@@ -97,7 +97,7 @@ fn cp_is_the_expanded_batch<T: Element>() {
         data.rest.z = Random(1).integers(g * i, 2);
         let exact = expanded(&data.rest, g, m, &data.layer());
         let (z, x) = (View::new(&data.rest.z, [g, i]).unwrap(), View::new(&data.rest.x, [g, m, j]).unwrap());
-        for context in contexts() {
+        for context in ways(2 * shape.iter().product::<usize>()) {
             let y = data.layer().with_context(context).forward_shared(z, x).unwrap();
             assert_eq!(y.shape(), [g, m, k]);
             assert_exact(y.as_slice(), &exact, &format!("{shape:?} {}", context.simd()));
@@ -111,7 +111,7 @@ fn strided<T: Element>() {
         let [g, m, i, j, k] = shape;
         let data = operands::<T>(shape, 4, false);
         let (z, x) = (View::new(&data.z, [g, i]).unwrap(), View::new(&data.x, [g, m, j]).unwrap());
-        for context in contexts() {
+        for context in ways(2 * shape.iter().product::<usize>()) {
             let layer = data.layer().with_context(context);
             let plain = layer.forward_shared(z, x).unwrap();
             for ((name, flat), (_, cube)) in Layout::all().into_iter().zip(Layout::all()) {
@@ -140,7 +140,7 @@ fn generates_the_dense_contraction<T: Element>() {
             let data = operands::<T>(shape, seed as u64, integers);
             let z = View::new(&data.z, [g, i]).unwrap();
             for (layer, has_terms) in [(data.layer(), true), (data.core(), false)] {
-                for context in contexts() {
+                for context in ways(2 * shape.iter().product::<usize>()) {
                     let generated = layer.with_context(context).generate(z).unwrap();
                     assert_eq!((generated.weights.shape(), generated.bias.shape()), ([g, k, j], [g, k]));
                     let what = format!("{shape:?} {}", context.simd());
@@ -193,7 +193,7 @@ fn generates_into<T: Element>() {
     let data = operands::<T>(shape, 4, false);
     let cp = Cp::<T>::uniform([g, i, j, k, 6], 2);
     let z = View::new(&data.z, [g, i]).unwrap();
-    for context in contexts() {
+    for context in ways(2 * shape.iter().product::<usize>()) {
         for layer in [data.layer().with_context(context), cp.layer().with_context(context)] {
             let expected = layer.generate(z).unwrap();
             for ((name, flat), (_, cube)) in Layout::all().into_iter().zip(Layout::all()) {
@@ -214,7 +214,7 @@ fn generated_layers_apply<T: Element>() {
         let data = Dense::<T>::integers([g, i, j, k], seed as u64);
         let cp = Cp::<T>::integers([g, i, j, k, 3], seed as u64);
         for layer in [data.layer(), cp.layer(), data.linear()] {
-            for context in contexts() {
+            for context in ways(2 * g * i * j * k) {
                 let layer = layer.with_context(context);
                 let generated = layer.generate(data.z()).unwrap();
                 for group in 0..g {
@@ -246,7 +246,7 @@ fn special_values_stay_in_their_column<T: Element>() {
         let column = 6;
         dense.w[(i + 1) * j + column] = T::from_f64(special); // output 1
         cp.c[column * rank + 2] = T::from_f64(special); // every output
-        for context in contexts() {
+        for context in ways(2 * g * i * j * k) {
             for (layer, outs) in [(dense.core(), 1..2), (cp.core(), 0..k)] {
                 let generated = layer.with_context(context).generate(dense.z()).unwrap();
                 for (index, value) in generated.weights.as_slice().iter().enumerate() {

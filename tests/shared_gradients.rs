@@ -4,7 +4,7 @@
 mod common;
 
 use common::case::{Case, Exact, Form, Operation, Options, Part, Set, check};
-use common::{Random, assert_same, contexts, levels};
+use common::{Random, assert_same, levels, ways};
 use trilinear::{Context, Device, Element, Error, Gradient, Tensor, View, Wanted};
 
 const OPERATIONS: [Operation; 2] = [Operation::Shared, Operation::Generate];
@@ -63,7 +63,7 @@ fn integers<T: Element>() {
             let case = Case { linear: !(seed + form as usize).is_multiple_of(3), ..case };
             for operation in OPERATIONS {
                 let exact = Exact::new(&case, operation);
-                for context in contexts() {
+                for context in ways(case.flops()) {
                     check(&case, operation, &exact, &Options::new(context), true);
                 }
             }
@@ -84,7 +84,7 @@ fn bounds<T: Element>() {
             let case = Case::<T>::uniform(form, shape, 3);
             for operation in OPERATIONS {
                 let exact = Exact::new(&case, operation);
-                for context in contexts() {
+                for context in ways(case.flops()) {
                     for add in [Set::NONE, Set::ALL] {
                         check(&case, operation, &exact, &Options { add, ..Options::new(context) }, false);
                     }
@@ -101,7 +101,7 @@ fn strided<T: Element>() {
             let case = Case::<T>::integers(form, shape, 5);
             for operation in OPERATIONS {
                 let exact = Exact::new(&case, operation);
-                for context in contexts() {
+                for context in ways(case.flops()) {
                     for layout in 0..8 {
                         let add = if layout % 2 == 0 { Set::NONE } else { Set::ALL };
                         check(&case, operation, &exact, &Options { layout, add, ..Options::new(context) }, true);
@@ -125,7 +125,7 @@ fn subsets<T: Element>() {
                 let others = (0..8).map(|_| Set(random.next() as u16));
                 for wanted in alone.into_iter().chain(but_one).chain(others).chain([Set::NONE]).collect::<Vec<_>>() {
                     let add = Set(random.next() as u16);
-                    let options = Options { wanted, add, ..Options::new(*random.pick(&contexts())) };
+                    let options = Options { wanted, add, ..Options::new(*random.pick(&ways(case.flops()))) };
                     check(&case, operation, &exact, &options, true);
                 }
             }
@@ -169,7 +169,7 @@ fn are_those_of_the_expanded_batch() {
         let mut plain = Case { sizes: [g * m, 1, i, j, k, r], ..case.clone() };
         plain.z = case.z.chunks(i).flat_map(|z| z.repeat(m)).collect();
         (plain.weights, plain.bias) = (vec![0.0; g * m * k * j], vec![0.0; g * m * k]);
-        for context in contexts() {
+        for context in ways(case.flops()) {
             let options = Options::new(context);
             let shared = case.call(Operation::Shared, &options, "shared").unwrap();
             let plain = plain.call(Operation::Plain, &options, "plain").unwrap();
@@ -214,7 +214,8 @@ fn special_values_stay_in_their_group() {
             case.g[(2 * rows + 1) * k + 2] = special;
             case.weights[(2 * k + 1) * j + 3] = special;
             case.bias[2 * k + 1] = special;
-            for (context, operation) in contexts().into_iter().flat_map(|c| OPERATIONS.map(|operation| (c, operation)))
+            for (context, operation) in
+                ways(case.flops()).into_iter().flat_map(|c| OPERATIONS.map(|operation| (c, operation)))
             {
                 for (part, values) in case.call(operation, &Options::new(context), "special").unwrap() {
                     let per_group = match part {
@@ -243,7 +244,7 @@ fn broadcast() {
         let x = View::strided(&case.x, 0, [g, m, j], [(m * j) as isize, 0, 1]).unwrap();
         let gradient = View::strided(&case.g, 0, [g, m, k], [0, k as isize, 1]).unwrap();
         let exact = trilinear::reference::backward_shared(&laid.layer(), z, x, gradient).unwrap();
-        for context in contexts() {
+        for context in ways(case.flops()) {
             let found = laid.layer().with_context(context).backward_shared(z, x, gradient).unwrap();
             let exactly = |found: &[f32], exact: &trilinear::reference::Reference| {
                 common::assert_exact(found, exact, &format!("{form:?} {}", context.simd()));

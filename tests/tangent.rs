@@ -5,7 +5,7 @@ mod common;
 
 use common::case::{Case, Form, Operation, Options};
 use common::layout::{Embedded, Layout};
-use common::{Random, assert_close, assert_exact, assert_same, contexts, levels};
+use common::{Random, assert_close, assert_exact, assert_same, levels, ways};
 use trilinear::reference::{self, Reference};
 use trilinear::{Context, Device, Element, Gradient, Interaction, Tangents, Tensor, View, Wanted};
 
@@ -107,7 +107,7 @@ fn integers<T: Element>() {
         for form in Form::ALL {
             let [case, directions] = cases::<T>(form, shape, seed as u64, true);
             let case = Case { linear: !(seed + form as usize).is_multiple_of(3), ..case };
-            for context in contexts() {
+            for context in ways(case.flops()) {
                 check(&case, &directions, (ALL, 0, false), context, true);
                 let mask = random.next() as u16 & ALL;
                 check(&case, &directions, (mask, random.below(8), random.below(2) == 0), context, true);
@@ -121,7 +121,7 @@ fn subsets<T: Element>() {
     for shape in [[6, 5, 7, 3, 9], [70, 9, 33, 2, 17], [2, 33, 17, 20, 8]] {
         for form in Form::ALL {
             let [case, directions] = cases::<T>(form, shape, 7, true);
-            for context in contexts() {
+            for context in ways(case.flops()) {
                 let pairs = (0..10).flat_map(|a| (0..=a).map(move |b| 1u16 << a | 1 << b));
                 for (index, mask) in pairs.chain([0]).enumerate() {
                     check(&case, &directions, (mask, index % 8, index % 3 == 0), context, true);
@@ -137,7 +137,7 @@ fn bounds<T: Element>() {
     for shape in [[1, 20, 30, 4, 9], [40, 17, 19, 5, 33], [130, 9, 40, 3, 20], [3, 70, 35, 30, 90]] {
         for form in Form::ALL {
             let [case, directions] = cases::<T>(form, shape, 3, false);
-            for context in contexts() {
+            for context in ways(case.flops()) {
                 check(&case, &directions, (ALL, 0, false), context, false);
                 for _ in 0..4 {
                     check(&case, &directions, (random.next() as u16 & ALL, 0, true), context, false);
@@ -183,7 +183,7 @@ fn is_the_adjoint_of_the_gradients() {
         for form in Form::ALL {
             let [case, directions] = cases::<f64>(form, shape, seed as u64, true);
             let (laid, moved) = (case.laid(0), directions.laid(0));
-            for context in contexts() {
+            for context in ways(case.flops()) {
                 let layer = laid.layer().with_context(context);
                 let found = layer.tangent(laid.z.view(), laid.x.view(), &tangents(ALL, &case, &moved)).unwrap();
                 let along: f64 = found.as_slice().iter().zip(&case.g).map(|(y, g)| y * g).sum();

@@ -76,8 +76,8 @@ pub(crate) fn run<T: Kernels>(
     let rows = if let Target::Apply(x, _) = &target { x.shape()[1] } else { 0 };
     let blocks = Blocks::new(p, rows, threads);
     let to = match &mut target {
-        Target::Apply(_, y) => [Shared::new(y.as_mut_ptr()), Shared::new(y.as_mut_ptr())],
-        Target::Generate(weights, bias) => [Shared::new(weights.as_mut_ptr()), Shared::new(bias.as_mut_ptr())],
+        Target::Apply(_, y) => [Shared::new(y.host_mut_ptr()), Shared::new(y.host_mut_ptr())],
+        Target::Generate(weights, bias) => [Shared::new(weights.host_mut_ptr()), Shared::new(bias.host_mut_ptr())],
     };
     let (g_blocks, k_blocks) = (p.n.div_ceil(blocks.gb), p.k.div_ceil(blocks.kb));
     let target = &target;
@@ -216,7 +216,7 @@ impl<T: Kernels> Task<'_, T> {
                         }
                         let offset = group.wrapping_mul(xg).wrapping_add((m.0 as isize).wrapping_mul(xm));
                         let weights = self.generated.add((tile.index * mr + g) * outs * ld);
-                        let mut from = (x.as_ptr().wrapping_offset(offset), xm);
+                        let mut from = (x.host_ptr().wrapping_offset(offset), xm);
                         if !in_place {
                             gather(from.0, (xm, xj), (m.1, depth), gathered, depth, |value| value);
                             from = (gathered.cast_const(), depth as isize);
@@ -256,7 +256,7 @@ impl<T: Kernels> Task<'_, T> {
         unsafe {
             for g in 0..self.g.1 {
                 let group = (self.g.0 + g) as isize;
-                let from = x.as_ptr().wrapping_offset(group.wrapping_mul(xg));
+                let from = x.host_ptr().wrapping_offset(group.wrapping_mul(xg));
                 let weights = self.generated.add(g * self.k.1 * ld);
                 let mr = table.mr;
                 let bias =

@@ -162,7 +162,7 @@ impl<'a, T: Kernels> Problem<'a, T> {
     ) -> Result<()> {
         let ([groups, rows, features], [xg, xm, xj]) = (x.shape(), x.strides());
         let ([yg, ym, yk], outputs) = (y.strides(), self.a.shape()[0]);
-        let to = Shared::new(y.as_mut_ptr());
+        let to = Shared::new(y.host_mut_ptr());
         // A thread for each group, or all for each where there are few.
         let (outer, inner) = if groups >= 2 * threads { (threads, 1) } else { (1, threads) };
         parallel::run(outer, groups, |g| {
@@ -170,7 +170,7 @@ impl<'a, T: Kernels> Problem<'a, T> {
             // SAFETY: group g of x and of y, whose other axes are those of a batch; no other task has this group.
             let (x, y) = unsafe {
                 (
-                    View::from_raw_parts(x.as_ptr().wrapping_offset(g as isize * xg), [rows, features], [xm, xj]),
+                    View::from_raw_parts(x.host_ptr().wrapping_offset(g as isize * xg), [rows, features], [xm, xj]),
                     ViewMut::from_raw_parts(to.get().wrapping_offset(g as isize * yg), [rows, outputs], [ym, yk])?,
                 )
             };
@@ -181,7 +181,7 @@ impl<'a, T: Kernels> Problem<'a, T> {
     /// W′ [G, K, J]: rows k of A ⊙ λ ⊙ zB times Cᵀ, plus V.
     pub(crate) fn generate(&self, z: View<'_, T, 2>, mut weights: ViewMut<'_, T, 3>, threads: usize) -> Result<()> {
         let ([groups, k, _], [sg, sk, sj]) = (weights.shape(), weights.strides());
-        let to = Shared::new(weights.as_mut_ptr());
+        let to = Shared::new(weights.host_mut_ptr());
         // The rows are A's, the projection C's: y = ((zB) ⊙ A ⊙ λ) Cᵀ is this problem with C for A, blocked alike.
         let turned = Problem { n: k, a: self.c, c: self.a, u: None, v: None, bias: None, ..*self };
         let blocks = Blocks::new(&turned, 1);
@@ -395,7 +395,7 @@ impl<'a, T: Kernels> Problem<'a, T> {
                 for (factor, rows, to) in [(self.b, zs, first), (self.c, xs, second)] {
                     std::slice::from_raw_parts_mut(to, self.n * pad(r)).fill(T::Acc::default());
                     (table.sweep)(&Sweep {
-                        w: factor.as_ptr(),
+                        w: factor.host_ptr(),
                         p_stride: 0,
                         q_stride: factor.strides()[0],
                         ps: 1,
@@ -422,7 +422,7 @@ impl<'a, T: Kernels> Problem<'a, T> {
                 }
                 std::slice::from_raw_parts_mut(sums, k * self.n).fill(T::Acc::default());
                 (table.stream)(&Stream {
-                    w: self.a.as_ptr(),
+                    w: self.a.host_ptr(),
                     row_stride: self.a.strides()[0],
                     out_stride: 0,
                     outs: 1,

@@ -22,6 +22,8 @@ mod tangent;
 mod trilinear;
 
 pub(crate) use gradient::{backward, backward_generate, backward_shared};
+#[cfg(feature = "cuda")]
+pub(crate) use plan::{counts, shared_algorithm, shared_counts};
 pub(crate) use plan::{plan, plan_shared};
 pub(crate) use simd::{Capability, Kernels};
 pub(crate) use tangent::tangent;
@@ -87,7 +89,6 @@ pub(crate) fn forward<T: Element>(
 #[inline]
 fn forward_to<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: View<'_, T, 2>, y: Sink<T>) -> Result<()> {
     let context = layer.context()?;
-    context.device().check()?;
     let n = x.shape()[0];
     let p = problem(layer, &context, n);
     let choice = plan::choose(layer, &context, &p)?;
@@ -129,7 +130,6 @@ pub(crate) fn forward_shared<T: Element>(
     y: ViewMut<'_, T, 3>,
 ) -> Result<()> {
     let context = layer.context()?;
-    context.device().check()?;
     let [groups, rows, _] = x.shape();
     if groups == 0 || rows == 0 || layer.k == 0 {
         return Ok(());
@@ -153,7 +153,6 @@ pub(crate) fn generate<T: Element>(
     bias: ViewMut<'_, T, 2>,
 ) -> Result<()> {
     let context = layer.context()?;
-    context.device().check()?;
     let groups = z.shape()[0];
     if groups == 0 || layer.k == 0 {
         return Ok(());
@@ -187,7 +186,6 @@ pub(crate) fn forward_saving<T: Element>(
     let Some(p) = cp_problem(&layer.along([true; 3]), &context, n) else {
         return forward(layer, z, x, y);
     };
-    context.device().check()?;
     let saving = cp::Saving::new(&mut saved.p, &mut saved.q, saved.pitch);
     let choice = plan::choose(layer, &context, &problem(layer, &context, n))?;
     let p = cp::Problem { saving: Some(saving), ..p };
@@ -199,7 +197,7 @@ pub(crate) fn forward_saving<T: Element>(
 
 /// Zeros in all elements.
 pub(crate) fn fill_zero<A: Default, const D: usize>(to: &mut ViewMut<'_, A, D>) {
-    let (shape, strides, first) = (to.shape(), to.strides(), to.as_mut_ptr());
+    let (shape, strides, first) = (to.shape(), to.strides(), to.host_mut_ptr());
     if shape.contains(&0) {
         return;
     }

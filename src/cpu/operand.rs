@@ -23,7 +23,7 @@ impl<'a, T: Kernels> Cube<'a, T> {
     pub(crate) fn matrix(rows: View<'a, T, 2>) -> Self {
         let ([r, c], [sr, sc]) = (rows.shape(), rows.strides());
         // SAFETY: an axis of length 1 and stride 0 reaches no other element.
-        Cube::Stored(unsafe { View::from_raw_parts(rows.as_ptr(), [1, r, c], [0, sr, sc]) })
+        Cube::Stored(unsafe { View::from_raw_parts(rows.host_ptr(), [1, r, c], [0, sr, sc]) })
     }
 
     pub(crate) fn shape(&self) -> [usize; 3] {
@@ -63,8 +63,8 @@ impl<'a, T: Kernels> Cube<'a, T> {
         let offset =
             (0..3).fold(0isize, |sum, axis| sum.wrapping_add((index[axis] as isize).wrapping_mul(strides[axis])));
         match self {
-            Cube::Stored(view) => view.as_ptr().wrapping_offset(offset).cast(),
-            Cube::Widened(view) => view.as_ptr().wrapping_offset(offset),
+            Cube::Stored(view) => view.host_ptr().wrapping_offset(offset).cast(),
+            Cube::Widened(view) => view.host_ptr().wrapping_offset(offset),
         }
     }
 
@@ -91,9 +91,9 @@ impl<'a, T: Kernels> Cube<'a, T> {
         // SAFETY: the caller's contract.
         unsafe {
             match *self {
-                Cube::Widened(view) if self.in_place() => (view.as_ptr().wrapping_offset(offset), sk, si),
+                Cube::Widened(view) if self.in_place() => (view.host_ptr().wrapping_offset(offset), sk, si),
                 Cube::Stored(view) if self.in_place() => {
-                    (view.as_ptr().cast::<T::Acc>().wrapping_offset(offset), sk, si)
+                    (view.host_ptr().cast::<T::Acc>().wrapping_offset(offset), sk, si)
                 }
                 _ => {
                     self.copy(table, [k, i, j], buffer, i.1 * ld, ld);
@@ -125,7 +125,7 @@ impl<'a, T: Kernels> Cube<'a, T> {
                 Cube::Stored(view) if sj == 1 => {
                     for k in 0..k.1 {
                         (table.widen)(&Widened {
-                            from: view.as_ptr().wrapping_offset(offset + k as isize * sk),
+                            from: view.host_ptr().wrapping_offset(offset + k as isize * sk),
                             row_stride: si,
                             rows: i.1,
                             columns: j.1,
@@ -135,18 +135,25 @@ impl<'a, T: Kernels> Cube<'a, T> {
                     }
                 }
                 Cube::Stored(view) => {
-                    gather_cube(view.as_ptr().wrapping_offset(offset), strides, shape, buffer, [out_ld, ld], T::to_acc);
+                    gather_cube(
+                        view.host_ptr().wrapping_offset(offset),
+                        strides,
+                        shape,
+                        buffer,
+                        [out_ld, ld],
+                        T::to_acc,
+                    );
                 }
                 Cube::Widened(view) if sj == 1 => {
                     for k in 0..k.1 {
                         for i in 0..i.1 {
-                            let row = view.as_ptr().wrapping_offset(offset + k as isize * sk + i as isize * si);
+                            let row = view.host_ptr().wrapping_offset(offset + k as isize * sk + i as isize * si);
                             std::ptr::copy_nonoverlapping(row, buffer.add(k * out_ld + i * ld), j.1);
                         }
                     }
                 }
                 Cube::Widened(view) => {
-                    gather_cube(view.as_ptr().wrapping_offset(offset), strides, shape, buffer, [out_ld, ld], |v| v);
+                    gather_cube(view.host_ptr().wrapping_offset(offset), strides, shape, buffer, [out_ld, ld], |v| v);
                 }
             }
         }

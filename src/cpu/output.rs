@@ -33,12 +33,12 @@ unsafe impl<T: Kernels> Sync for Sink<T> {}
 impl<T: Kernels> Sink<T> {
     /// y of a forward pass.
     pub(crate) fn stored(mut y: ViewMut<'_, T, 2>) -> Self {
-        Sink { place: Place::Stored(y.as_mut_ptr()), strides: y.strides() }
+        Sink { place: Place::Stored(y.host_mut_ptr()), strides: y.strides() }
     }
 
     /// A gradient or tangent.
     pub(crate) fn sums(mut to: ViewMut<'_, T::Acc, 2>, add: bool) -> Self {
-        let (first, strides) = (to.as_mut_ptr(), to.strides());
+        let (first, strides) = (to.host_mut_ptr(), to.strides());
         Sink { place: if add { Place::Added(first) } else { Place::Sums(first) }, strides }
     }
 
@@ -190,7 +190,7 @@ impl<T: Kernels> Output<T> {
             // SAFETY: the caller's contract.
             unsafe {
                 (self.table.pack)(&Pack {
-                    from: from.as_ptr().wrapping_offset(offset),
+                    from: from.host_ptr().wrapping_offset(offset),
                     row_stride,
                     column_stride,
                     rows: tile.rows,

@@ -119,7 +119,7 @@ pub(super) fn choose<T: Element>(layer: &Interaction<'_, T>, context: &Context, 
 }
 
 /// The algorithm for a shared context.
-fn shared_algorithm<T: Element>(layer: &Interaction<'_, T>) -> Algorithm {
+pub(crate) fn shared_algorithm<T: Element>(layer: &Interaction<'_, T>) -> Algorithm {
     match layer.core {
         Core::Cp { .. } => Algorithm::CpBlocked,
         _ => Algorithm::ContractContext,
@@ -128,7 +128,6 @@ fn shared_algorithm<T: Element>(layer: &Interaction<'_, T>) -> Algorithm {
 
 pub(crate) fn plan<T: Element>(layer: &Interaction<'_, T>, n: usize) -> Result<Plan> {
     let context = layer.context()?;
-    context.device().check()?;
     let p = problem(layer, &context, n);
     let choice = choose(layer, &context, &p)?;
     let flops = flops(layer, n);
@@ -148,21 +147,40 @@ pub(crate) fn plan<T: Element>(layer: &Interaction<'_, T>, n: usize) -> Result<P
             }
         }
     };
-    let bytes = bytes(layer, sum([&[n, layer.k], &[n, layer.i], &[n, layer.j]]));
-    Ok(describe::<T>(&context, choice.algorithm, [flops, bytes], scratch, threads))
+    Ok(describe::<T>(&context, choice.algorithm, [flops, moved(layer, n)], scratch, threads))
+}
+
+/// Bytes of all operands of a batch of `n`.
+fn moved<T: Element>(layer: &Interaction<'_, T>, n: usize) -> u128 {
+    bytes(layer, sum([&[n, layer.k], &[n, layer.i], &[n, layer.j]]))
+}
+
+/// Those of a shared context.
+fn shared_moved<T: Element>(layer: &Interaction<'_, T>, groups: usize, rows: usize) -> u128 {
+    bytes(layer, sum([&[groups, layer.i], &[groups, rows, layer.j], &[groups, rows, layer.k]]))
+}
+
+/// FLOPs and bytes of a batch, which do not depend on the device.
+#[cfg(feature = "cuda")]
+pub(crate) fn counts<T: Element>(layer: &Interaction<'_, T>, n: usize) -> [u128; 2] {
+    [flops(layer, n), moved(layer, n)]
+}
+
+/// Those of a shared context.
+#[cfg(feature = "cuda")]
+pub(crate) fn shared_counts<T: Element>(layer: &Interaction<'_, T>, groups: usize, rows: usize) -> [u128; 2] {
+    [shared_flops(layer, groups, rows), shared_moved(layer, groups, rows)]
 }
 
 pub(crate) fn plan_shared<T: Element>(layer: &Interaction<'_, T>, groups: usize, rows: usize) -> Result<Plan> {
     let context = layer.context()?;
-    context.device().check()?;
     let flops = shared_flops(layer, groups, rows);
     let threads = parallel::threads(&context, flops as f64);
     let scratch = match cp_problem(layer, &context, rows) {
         Some(p) => cp_scratch(&p, 1),
         None => size::<T>(&context::Blocks::new(&problem(layer, &context, groups), rows, threads).lengths),
     };
-    let elements = sum([&[groups, layer.i], &[groups, rows, layer.j], &[groups, rows, layer.k]]);
-    let bytes = bytes(layer, elements);
+    let bytes = shared_moved(layer, groups, rows);
     Ok(describe::<T>(&context, shared_algorithm(layer), [flops, bytes], scratch, threads))
 }
 
@@ -192,5 +210,6 @@ fn describe<T: Element>(
         bytes,
         scratch,
         threads,
+        launches: Vec::new(),
     }
 }

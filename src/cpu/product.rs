@@ -92,7 +92,7 @@ impl<'a, T: Kernels> Lanes<'a, T> {
 
     fn at(&self, index: [usize; 2]) -> *const T {
         let offset = |axis: usize| (index[axis] as isize).wrapping_mul(self.view.strides()[axis]);
-        self.view.as_ptr().wrapping_offset(offset(0).wrapping_add(offset(1)))
+        self.view.host_ptr().wrapping_offset(offset(0).wrapping_add(offset(1)))
     }
 
     /// Whether columns are contiguous.

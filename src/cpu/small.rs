@@ -95,10 +95,10 @@ pub(crate) unsafe fn copy_rows<T: Kernels>(table: &Table<T>, from: View<'_, T, 2
     // SAFETY: rows and columns within the view; `to` has `rows` rows of `stride` ≥ `columns`.
     unsafe {
         if column_stride == 1 {
-            (table.widen)(&Widened { from: from.as_ptr(), row_stride, rows, columns, to, to_stride: stride });
+            (table.widen)(&Widened { from: from.host_ptr(), row_stride, rows, columns, to, to_stride: stride });
         }
         for n in 0..rows {
-            let (from, to) = (from.as_ptr().wrapping_offset(n as isize * row_stride), to.add(n * stride));
+            let (from, to) = (from.host_ptr().wrapping_offset(n as isize * row_stride), to.add(n * stride));
             if column_stride != 1 {
                 for c in 0..columns {
                     *to.add(c) = (*from.wrapping_offset(c as isize * column_stride)).to_acc();
@@ -129,7 +129,7 @@ pub(crate) unsafe fn add_linear<T: Kernels>(
     unsafe {
         if column_stride == 1 {
             (table.stream)(&Stream {
-                w: weights.as_ptr(),
+                w: weights.host_ptr(),
                 row_stride,
                 out_stride: 0,
                 outs: 1,
@@ -149,7 +149,7 @@ pub(crate) unsafe fn add_linear<T: Kernels>(
         // Other layouts are gathered, some rows at a time, and then added in the same order.
         scratch::with::<T, 1, ()>([GATHERED.saturating_mul(depth)], |[buffer]| {
             for (first, outs) in parts(k, GATHERED, 1) {
-                let from = weights.as_ptr().wrapping_offset((first as isize).wrapping_mul(row_stride));
+                let from = weights.host_ptr().wrapping_offset((first as isize).wrapping_mul(row_stride));
                 gather(from, (row_stride, column_stride), (outs, depth), buffer, depth, |weight| weight);
                 let contiguous = View::from_raw_parts(buffer.cast_const(), [outs, depth], [depth as isize, 1]);
                 add_linear(table, Some(contiguous), rows, batch, sums.add(first * batch))?;
@@ -211,7 +211,7 @@ impl<T: Kernels> Call<'_, T> {
         // SAFETY: outputs, rows and columns are within W; tasks write sums of their own.
         unsafe {
             let stream = Stream {
-                w: w.as_ptr(),
+                w: w.host_ptr(),
                 row_stride: si,
                 out_stride: sk,
                 outs: p.k,

@@ -15,7 +15,6 @@ pub(crate) fn tangent<T: Element>(
     Gradient { mut to, add }: Gradient<'_, T::Accumulator, 2>,
 ) -> Result<()> {
     let context = layer.context()?;
-    context.device().check()?;
     let mut sink = Sink::sums(to.reborrow(), add);
     let mut term = |layer: Interaction<'_, T>, z, x| {
         forward_to(&layer.with_context(context), z, x, sink)?;

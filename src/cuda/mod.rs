@@ -1,18 +1,43 @@
-//! The place of the CUDA backend. Until its kernels are written it can only say why it is unavailable.
+//! The CUDA engine's host half: from the API's operands to kernels in a stream.
 
-/// Why no CUDA device can be used: the most basic reason first.
-pub(crate) fn unavailable() -> String {
-    #[cfg(feature = "cuda")]
-    {
-        // cudarc panics on the first call of a driver that is absent, so ask before.
-        // SAFETY: only tries to load the library by its name.
-        if !unsafe { cudarc::driver::sys::is_culib_present() } {
-            return "the NVIDIA driver (libcuda) is not installed".into();
-        }
-        "this version of trilinear has no CUDA kernels yet".into()
-    }
-    #[cfg(not(feature = "cuda"))]
-    {
-        "trilinear was built without its feature `cuda`".into()
-    }
-}
+#[cfg(not(feature = "cuda"))]
+mod absent;
+#[cfg(feature = "cuda")]
+mod choose;
+#[cfg(feature = "cuda")]
+mod contract;
+#[cfg(feature = "cuda")]
+mod cp;
+#[cfg(feature = "cuda")]
+mod driver;
+#[cfg(feature = "cuda")]
+mod gram;
+#[cfg(feature = "cuda")]
+mod kernels;
+#[cfg(feature = "cuda")]
+mod launch;
+#[cfg(feature = "cuda")]
+mod memory;
+#[cfg(feature = "cuda")]
+mod module;
+#[cfg(feature = "cuda")]
+mod operand;
+#[cfg(feature = "cuda")]
+mod operations;
+#[cfg(feature = "cuda")]
+mod problem;
+#[cfg(feature = "cuda")]
+mod recorder;
+#[cfg(feature = "cuda")]
+mod shared;
+#[cfg(feature = "cuda")]
+mod stage;
+
+#[cfg(not(feature = "cuda"))]
+pub(crate) use absent::{Memory, check, describe, devices, download, synchronize};
+#[cfg(feature = "cuda")]
+pub(crate) use driver::{check, describe, devices};
+#[cfg(feature = "cuda")]
+pub(crate) use memory::{Memory, download};
+#[cfg(feature = "cuda")]
+pub(crate) use operations::*;

@@ -50,6 +50,8 @@ pub fn forward<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: Vie
     crate::error::check("z", "features", i, z.shape()[1])?;
     crate::error::check("x", "features", j, x.shape()[1])?;
     crate::error::check("z", "rows", n, z.shape()[0])?;
+    crate::place::host(layer.located())?;
+    crate::place::host([Some(("z", z.place())), Some(("x", x.place()))])?;
     let needed = layer.along([true, false, false]);
     let (i, j) = (needed.i, needed.j);
     let (mut value, mut magnitude) = (Tensor::zeros([n, k])?.into_vec(), Tensor::zeros([n, k])?.into_vec());
@@ -167,7 +169,7 @@ pub fn error_bound(dtype: DType, depth: usize, value: f64, magnitude: f64) -> f6
 /// W of CP factors.
 pub(crate) fn reconstruct<T: Element>(layer: &Interaction<'_, T>, mut w: ViewMut<'_, T, 3>) {
     let Core::Cp { a, b, c, lambda } = layer.core else { return };
-    let ([k, i, j], strides, ptr) = (w.shape(), w.strides(), w.as_mut_ptr());
+    let ([k, i, j], strides, ptr) = (w.shape(), w.strides(), w.host_mut_ptr());
     for out in 0..k {
         for i in 0..i {
             for j in 0..j {

@@ -160,6 +160,17 @@ impl<T: Element> Case<T> {
         Case::new(form, sizes, |len, _| random.uniform(len))
     }
 
+    /// Of a forward pass, roughly.
+    pub fn flops(&self) -> usize {
+        let [g, m, i, j, k, r] = self.sizes;
+        let core = match self.form {
+            Form::Dense => i * j * k,
+            Form::Linear => 0,
+            Form::Cp | Form::CpLambda => r * (i + j + k),
+        };
+        2 * g * m * (core + (i + j) * k)
+    }
+
     /// Small integers. [`Exact::new`] checks that all sums of them are exact.
     pub fn integers(form: Form, sizes: [usize; 6], seed: u64) -> Self {
         let mut random = Random(seed);
@@ -473,7 +484,7 @@ pub fn check<T: Element>(case: &Case<T>, operation: Operation, exact: &Exact, op
         case.form,
         case.sizes,
         T::DTYPE,
-        options.context.simd(),
+        super::place(&options.context),
         case.linear,
         case.tied
     );

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
 
 pub mod case;
+pub mod cuda;
 pub mod layout;
 
 use std::sync::OnceLock;
@@ -197,6 +198,22 @@ pub fn contexts() -> Vec<Context> {
     levels().iter().map(|&level| serial.with_simd(level).unwrap()).collect()
 }
 
+/// The same, and one for the CUDA device, if there is one, for a case of so many FLOPs: a simulated device is slow, so by
+/// default only the smallest cases run there, and with `TRILINEAR_TEST_CUDA=all` larger ones.
+pub fn ways(flops: usize) -> Vec<Context> {
+    let most = if cuda::all() { 4 << 20 } else { 1 << 12 };
+    let device = if flops <= most { cuda::cuda() } else { None };
+    contexts().into_iter().chain(device).collect()
+}
+
+/// Where and how a context computes.
+pub fn place(context: &Context) -> String {
+    match context.device() {
+        Device::Cpu => context.simd().to_string(),
+        device => device.to_string(),
+    }
+}
+
 /// Calls `test` with the layer at every level of this processor, with the algorithm left to the cost model and with every
 /// algorithm forced that can compute the layer; a refusal must be the typed one.
 pub fn for_each_way<'a, T: Element>(
@@ -204,15 +221,20 @@ pub fn for_each_way<'a, T: Element>(
     rows: usize,
     mut test: impl FnMut(Interaction<'a, T>, &str),
 ) {
-    for context in contexts() {
-        test(layer.with_context(context), &format!("{} {} auto", T::DTYPE, context.simd()));
+    let flops = layer.with_context(contexts()[0]).plan(rows.max(1)).map_or(u128::MAX, |plan| plan.flops);
+    for context in ways(usize::try_from(flops).unwrap_or(usize::MAX)) {
+        let place = place(&context);
+        test(layer.with_context(context), &format!("{} {place} auto", T::DTYPE));
         for algorithm in Algorithm::ALL {
             let forced = layer.with_context(context.with_algorithm(algorithm));
             // A plan for no rows is a matter of its own, in plan.rs.
             match forced.plan(rows.max(1)) {
                 Ok(plan) => {
                     assert_eq!(plan.algorithm, algorithm);
-                    test(forced, &format!("{} {} {algorithm}", T::DTYPE, context.simd()));
+                    // A device has one algorithm for each form, which has just run.
+                    if context.device() == Device::Cpu {
+                        test(forced, &format!("{} {place} {algorithm}", T::DTYPE));
+                    }
                 }
                 Err(Error::Algorithm { algorithm: refused, .. }) => assert_eq!(refused, algorithm),
                 Err(other) => panic!("{algorithm}: {other}"),

@@ -136,7 +136,7 @@ struct Pass<'a, T: Kernels> {
 /// Row `index` of the outermost axis.
 fn at<'a, T>(view: View<'a, T, 3>, index: usize) -> View<'a, T, 2> {
     let ([_, rows, columns], [outer, row, column]) = (view.shape(), view.strides());
-    let first = view.as_ptr().wrapping_offset((index as isize).wrapping_mul(outer));
+    let first = view.host_ptr().wrapping_offset((index as isize).wrapping_mul(outer));
     // SAFETY: a row of the axis.
     unsafe { View::from_raw_parts(first, [rows, columns], [row, column]) }
 }
@@ -144,7 +144,7 @@ fn at<'a, T>(view: View<'a, T, 3>, index: usize) -> View<'a, T, 2> {
 /// So many columns from one on.
 fn columns<'a, T>(view: View<'a, T, 2>, (first, len): Part) -> View<'a, T, 2> {
     let ([rows, _], [row, column]) = (view.shape(), view.strides());
-    let from = view.as_ptr().wrapping_offset((first as isize).wrapping_mul(column));
+    let from = view.host_ptr().wrapping_offset((first as isize).wrapping_mul(column));
     // SAFETY: columns of the matrix.
     unsafe { View::from_raw_parts(from, [rows, len], [row, column]) }
 }
@@ -197,7 +197,7 @@ impl<'a, T: Kernels> Pass<'a, T> {
                                 let vectors = left.min(table.mr).div_ceil(table.lanes);
                                 let (a, a_stride) = if in_place && left >= table.mr {
                                     let offset = (n.0 as isize).wrapping_mul(x.strides()[0]);
-                                    (x.as_ptr().wrapping_offset(offset).wrapping_add(column).cast(), x.strides()[0])
+                                    (x.host_ptr().wrapping_offset(offset).wrapping_add(column).cast(), x.strides()[0])
                                 } else {
                                     lanes.pack(table, n, (column, width), product.strip);
                                     (product.strip.cast_const(), (vectors * table.lanes) as isize)

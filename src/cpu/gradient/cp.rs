@@ -470,6 +470,6 @@ impl Inner {
         let offset = (self.group as isize).wrapping_mul(sg).wrapping_add((self.m as isize).wrapping_mul(sm));
         let stride = if each == 1 { sg } else { sm };
         // SAFETY: rows of the batch, evenly spaced as the blocks are cut.
-        unsafe { View::from_raw_parts(view.as_ptr().wrapping_offset(offset), [self.rows, columns], [stride, sc]) }
+        unsafe { View::from_raw_parts(view.host_ptr().wrapping_offset(offset), [self.rows, columns], [stride, sc]) }
     }
 }

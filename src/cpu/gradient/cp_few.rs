@@ -143,7 +143,7 @@ impl<T: Kernels> Call<'_, T> {
     unsafe fn sweep(&self, of: usize, (first, rows): Part) -> Sweep<T, T::Acc> {
         let factor = self.p.factors[of];
         Sweep {
-            w: factor.slice_rows((first, rows)).as_ptr(),
+            w: factor.slice_rows((first, rows)).host_ptr(),
             p_stride: 0,
             q_stride: factor.strides()[0],
             ps: 1,

@@ -40,7 +40,7 @@ fn outer<A>(caches: &Caches, Gradient { mut to, add }: Gradient<'_, A, 3>, order
     let ([_, qs, depth], strides) = (order.map(|axis| to.shape()[axis]), order.map(|axis| to.strides()[axis]));
     let bytes = to.shape().iter().fold(size_of::<A>(), |bytes, &len| bytes.saturating_mul(len));
     let past = !add && qs * depth > 1 && bytes > caches.l3 / 2;
-    Destination(Outer { to: to.as_mut_ptr(), p_stride: strides[0], q_stride: strides[1], add, past })
+    Destination(Outer { to: to.host_mut_ptr(), p_stride: strides[0], q_stride: strides[1], add, past })
 }
 
 /// dW, of which tasks write parts of their own.
@@ -94,7 +94,7 @@ pub(super) fn inputs<T: Kernels>(
                 let null = std::ptr::null_mut();
                 let sums = |place: usize, at: *mut T::Acc| if wanted[place] { at } else { null };
                 (table.sweep)(&Sweep {
-                    w: w.as_ptr().wrapping_offset((first as isize).wrapping_mul(strides[0])),
+                    w: w.host_ptr().wrapping_offset((first as isize).wrapping_mul(strides[0])),
                     p_stride: strides[0],
                     q_stride: strides[1],
                     ps: most.min(lp - first),
@@ -160,13 +160,13 @@ pub(super) unsafe fn add_linear<T: Kernels>(
     // SAFETY: rows and columns are within the weights; the rest is the caller's contract.
     unsafe {
         if column_stride == 1 {
-            let along = sweep(weights.as_ptr(), row_stride, depth, columns);
+            let along = sweep(weights.host_ptr(), row_stride, depth, columns);
             let [up, uq, _] = along.inputs;
             (table.sweep)(&Sweep { inputs: [up, uq, (rows, ld)], sums: [nowhere, nowhere, sums], ..along });
             return Ok(());
         }
         if row_stride == 1 {
-            let across = sweep(weights.as_ptr(), column_stride, columns, depth);
+            let across = sweep(weights.host_ptr(), column_stride, columns, depth);
             let [up, _, us] = across.inputs;
             (table.sweep)(&Sweep { inputs: [up, (rows, ld), us], sums: [nowhere, sums, nowhere], ..across });
             return Ok(());
@@ -174,7 +174,7 @@ pub(super) unsafe fn add_linear<T: Kernels>(
         // Of other layouts some rows are gathered at a time.
         scratch::with::<T, 1, ()>([GATHERED.saturating_mul(columns)], |[buffer]| {
             for (first, len) in parts(depth, GATHERED, 1) {
-                let from = weights.as_ptr().wrapping_offset((first as isize).wrapping_mul(row_stride));
+                let from = weights.host_ptr().wrapping_offset((first as isize).wrapping_mul(row_stride));
                 gather(from, (row_stride, column_stride), (len, columns), buffer, columns, |weight| weight);
                 let contiguous = View::from_raw_parts(buffer.cast_const(), [len, columns], [columns as isize, 1]);
                 add_linear(table, contiguous, (rows.add(first), rows_ld), n, (sums, ld))?;

@@ -41,18 +41,18 @@ unsafe impl<A: Send> Sync for To<A> {}
 impl<A> To<A> {
     pub(super) fn vector(gradient: Gradient<'_, A, 1>) -> Self {
         let Gradient { mut to, add } = gradient;
-        To { first: to.as_mut_ptr(), strides: [to.strides()[0], 0, 0], add }
+        To { first: to.host_mut_ptr(), strides: [to.strides()[0], 0, 0], add }
     }
 
     pub(super) fn matrix(gradient: Gradient<'_, A, 2>) -> Self {
         let Gradient { mut to, add } = gradient;
         let [row, column] = to.strides();
-        To { first: to.as_mut_ptr(), strides: [row, row, column], add }
+        To { first: to.host_mut_ptr(), strides: [row, row, column], add }
     }
 
     pub(super) fn batch(gradient: Gradient<'_, A, 3>) -> Self {
         let Gradient { mut to, add } = gradient;
-        To { first: to.as_mut_ptr(), strides: to.strides(), add }
+        To { first: to.host_mut_ptr(), strides: to.strides(), add }
     }
 
     /// Whether the rows of all groups are evenly spaced.
@@ -341,7 +341,7 @@ pub(super) unsafe fn across<T: Kernels>(
 ) -> (*const T::Acc, isize) {
     let [sn, sc] = input.strides();
     let offset = (n.0 as isize).wrapping_mul(sn).wrapping_add((columns.0 as isize).wrapping_mul(sc));
-    let from = input.as_ptr().wrapping_offset(offset);
+    let from = input.host_ptr().wrapping_offset(offset);
     if T::IN_PLACE && sc == 1 {
         return (from.cast(), sn);
     }

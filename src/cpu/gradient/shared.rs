@@ -26,7 +26,6 @@ pub(crate) fn backward_shared<T: Element>(
     wanted: Wanted<'_, T, 3>,
 ) -> Result<()> {
     let context = layer.context()?;
-    context.device().check()?;
     let [groups, rows, _] = x.shape();
     let threads = parallel::threads(&context, plan::shared_flops(layer, groups, rows) as f64);
     let ones = [T::from_f64(1.0)];
@@ -66,7 +65,7 @@ pub(crate) fn backward_shared<T: Element>(
         let one = View::strided(&ones, 0, [each, 1], [0, 1])?;
         let [g, x] = [g, x].map(|view| {
             let ([_, _, columns], [sg, sm, sc]) = (view.shape(), view.strides());
-            let first = view.as_ptr().wrapping_offset((block as isize).wrapping_mul(sg));
+            let first = view.host_ptr().wrapping_offset((block as isize).wrapping_mul(sg));
             // SAFETY: rows of one group, or of all, evenly spaced.
             unsafe { View::from_raw_parts(first, [each, columns], [sm, sc]) }
         });
@@ -84,7 +83,6 @@ pub(crate) fn backward_generate<T: Element>(
     wanted: Wanted<'_, T>,
 ) -> Result<()> {
     let context = layer.context()?;
-    context.device().check()?;
     let groups = z.shape()[0];
     let threads = parallel::threads(&context, plan::generate_flops(layer, groups) as f64);
     let ones = [T::from_f64(1.0)];

@@ -114,7 +114,7 @@ impl<'a, T: Kernels> Weights<'a, T> {
         let strides = to.strides();
         let blocks = self.blocks(threads);
         let counts: [usize; 3] = std::array::from_fn(|axis| sizes[axis].div_ceil(blocks.lengths[axis]));
-        let first = Shared::new(to.as_mut_ptr());
+        let first = Shared::new(to.host_mut_ptr());
         parallel::run(threads, counts.iter().product(), |index| {
             let index = [index / counts[2] / counts[1], index / counts[2] % counts[1], index % counts[2]];
             let block = std::array::from_fn(|axis| {
@@ -159,7 +159,7 @@ impl<T: Kernels> Task<'_, T> {
         let (input, column) = (self.w.inputs[axis], self.block[axis].0);
         let [sn, sc] = input.strides();
         let offset = (n as isize).wrapping_mul(sn).wrapping_add((column as isize).wrapping_mul(sc));
-        input.as_ptr().wrapping_offset(offset)
+        input.host_ptr().wrapping_offset(offset)
     }
 
     /// Rows n and the block's columns of an input as accumulators, vectors past the last column of x readable; and their

@@ -1,0 +1,186 @@
+// What all sums over the batch do apart from multiplying: the tile of a block, the loads of s, p and q, and their products.
+#pragma once
+#include "stage.cuh"
+#include "sums.cuh"
+
+// How threads read vectors of an operand's elements e at a row n: element first..first+V of it, the rows being n.
+template <class T>
+struct Strip {
+    static constexpr int V = VECTOR<T>;
+    const char* from;  // the first element, at n = 0; null: ones
+    int64_t stride;    // bytes between elements
+    int count;         // elements of the vector that exist
+    Type type;
+    bool vectors;
+
+    __device__ __forceinline__ void begin(const void* base, Type element, int64_t batch, int64_t first, int64_t length,
+                                          int64_t between, Rows n) {
+        type = element;
+        int shift = element_shift(type);
+        stride = between * (int64_t(1) << shift);
+        count = length - first < V ? int(length - first) : V;
+        from = static_cast<const char*>(base);
+        if (base) from += batch * (int64_t(1) << shift) + first * stride;
+        if (count < 0) count = 0;
+        vectors = between == 1 && count == V && aligned_for_vectors(from, shift, V) && multiple(n.inner, V) && multiple(n.outer, V);
+    }
+    __device__ __forceinline__ const char* at(int64_t n, int64_t per, int64_t total, Rows rows) const {
+        return from + row_offset(n, per, total, rows) * (int64_t(1) << element_shift(type));
+    }
+    __device__ __forceinline__ void load(Raw<T>& raw, const char* at) const {
+        if (vectors) {
+            raw.load_vector(at, type);
+        } else {
+            raw.zero();
+            raw.load_scalars(at, stride, count, type);
+        }
+    }
+};
+
+struct GramPlace {
+    int64_t first_m, first_j, batch, tile, tiles, lo, hi;
+    int problem, split;
+
+    template <int BM, int BN, int BK>
+    __device__ __forceinline__ void find(const Grams& all) {
+        int64_t block = blockIdx.x;
+        problem = 0;
+        while (problem + 1 < all.count && block >= all.blocks[problem]) problem++;
+        if (problem) block -= all.blocks[problem - 1];
+        const Gram& g = all.problem[problem];
+        int64_t tiles_m = (g.k * g.i + BM - 1) / BM, tiles_j = (g.j + BN - 1) / BN;
+        tiles = tiles_m * tiles_j * g.batches;
+        tile = block / g.splits;
+        split = int(block - tile * g.splits);
+        int64_t rest = tile / tiles_m;
+        first_m = (tile - rest * tiles_m) * BM;
+        batch = rest / tiles_j;
+        first_j = (rest - batch * tiles_j) * BN;
+        // Steps of BK rows, none of them cut.
+        int64_t steps = (g.n + BK - 1) / BK;
+        lo = steps * split / g.splits * BK, hi = steps * (split + 1) / g.splits * BK;
+        if (hi > g.n) hi = g.n;
+    }
+};
+
+// The Khatri-Rao product a[n][m] = s[n][k] p[n][i], m = (k, i), and q[n][j], for BK rows n at once. Threads hold vectors of V adjacent
+// m and j of one n: `a_row` and `q_row` say of which. With one i the vectors of a run along k, with s in the place of p. Absent
+// operands are ones, past the edges too: there another operand is 0.
+template <class T, int BM, int BN, int BK, int COUNT>
+struct GramLoad {
+    static constexpr int V = VECTOR<T>;
+    static constexpr int A_ROWS = COUNT / (BM / V), Q_ROWS = COUNT / (BN / V);  // rows n that all threads load at once
+    static constexpr int A_LOADS = BK / A_ROWS, Q_LOADS = BK / Q_ROWS;
+    static_assert(A_LOADS * A_ROWS == BK && Q_LOADS * Q_ROWS == BK, "every thread loads the same number of vectors");
+
+    const Gram& g;
+    const GramPlace& place;
+    Strip<T> inner, outer, q;  // m = (outer, inner): (k, i), or with one i (i, k)
+    int64_t first;             // inner index of the vector
+    int rows;                  // elements of the vector that exist
+    bool wrapped;              // the vector goes on with the next row of k
+    Raw<T> raw_inner[A_LOADS], raw_outer[A_LOADS], raw_q[Q_LOADS];
+
+    __device__ static __forceinline__ int m() { return threadIdx.x % (BM / V) * V; }
+    __device__ static __forceinline__ int j() { return threadIdx.x % (BN / V) * V; }
+    __device__ static __forceinline__ int a_row(int l) { return threadIdx.x / (BM / V) + l * A_ROWS; }
+    __device__ static __forceinline__ int q_row(int l) { return threadIdx.x / (BN / V) + l * Q_ROWS; }
+
+    __device__ __forceinline__ bool flat() const { return g.i == 1; }
+    __device__ __forceinline__ int64_t length() const { return flat() ? g.k : g.i; }
+    __device__ __forceinline__ Rows inner_n() const { return flat() ? g.s_n : g.p_n; }
+    __device__ __forceinline__ Rows outer_n() const { return flat() ? g.p_n : g.s_n; }
+
+    __device__ __forceinline__ GramLoad(const Gram& g, const GramPlace& place) : g(g), place(place) {
+        first = place.first_m + m();
+        int64_t row = first / length(), left = g.k * g.i - first;
+        first -= row * length();
+        rows = left < V ? int(left) : V;
+        inner.begin(flat() ? g.s : g.p, flat() ? g.s_type : g.p_type, place.batch * (flat() ? g.s_batch : g.p_batch), first, length(),
+                    flat() ? g.s_k : g.p_i, inner_n());
+        outer.begin(flat() ? g.p : g.s, flat() ? g.p_type : g.s_type, place.batch * (flat() ? g.p_batch : g.s_batch), row,
+                    flat() ? 1 : g.k, flat() ? g.p_i : g.s_k, outer_n());
+        q.begin(g.q, g.q_type, place.batch * g.q_batch, place.first_j + j(), g.j, g.q_j, g.q_n);
+        wrapped = inner.count < V && left > inner.count;
+    }
+
+    // In how many rows of k element e of the vector is past the first.
+    __device__ __forceinline__ int wraps(int e) const {
+        int count = 0;
+#pragma unroll
+        for (int i = 1; i <= e; i++) count += first + e >= i * length();
+        return count;
+    }
+
+    // Issues the loads of rows n0 .. n0+BK.
+    __device__ __forceinline__ void load(int64_t n0) {
+#pragma unroll
+        for (int l = 0; l < A_LOADS; l++) {
+            int64_t n = n0 + a_row(l);
+            raw_inner[l].zero(), raw_outer[l].zero();
+            if (n >= place.hi || rows <= 0) continue;
+            if (inner.from) {
+                const char* at = inner.at(n, g.per, g.n, inner_n());
+                if (wrapped) {
+#pragma unroll
+                    for (int e = 0; e < V; e++)
+                        if (e < rows) raw_inner[l].load_into(e, at + (e - wraps(e) * length()) * inner.stride, inner.type);
+                } else {
+                    inner.load(raw_inner[l], at);
+                }
+            }
+            if (outer.from) {
+                const char* at = outer.at(n, g.per, g.n, outer_n());
+                if (wrapped) {
+#pragma unroll
+                    for (int e = 0; e < V; e++)
+                        if (e < rows) raw_outer[l].load_into(e, at + wraps(e) * outer.stride, outer.type);
+                } else {
+                    raw_outer[l].load_one(at, outer.type);
+                }
+            }
+        }
+#pragma unroll
+        for (int l = 0; l < Q_LOADS; l++) {
+            int64_t n = n0 + q_row(l);
+            raw_q[l].zero();
+            if (n < place.hi && q.from) q.load(raw_q[l], q.at(n, g.per, g.n, g.q_n));
+        }
+    }
+
+    // Wait for the loads.
+    __device__ __forceinline__ void products(int l, T (&a)[V]) const {
+        T s[V];
+        raw_inner[l].convert(a, inner.type);
+        raw_outer[l].convert(s, outer.type);
+#pragma unroll
+        for (int e = 0; e < V; e++) a[e] = (inner.from ? a[e] : T(1)) * (outer.from ? s[e] : T(1));
+    }
+    __device__ __forceinline__ void lanes(int l, T (&v)[V]) const {
+        raw_q[l].convert(v, q.type);
+#pragma unroll
+        for (int e = 0; e < V; e++) v[e] = q.from ? v[e] : T(1);
+    }
+};
+
+// Scales and writes count ≤ W adjacent j of a row m; `vectors`: W elements of the output are aligned there.
+template <class T, int W>
+__device__ __forceinline__ void write_row(const Gram& g, const GramPlace& place, int64_t m, int64_t j, bool vectors, T (&v)[W]) {
+    int64_t k = m / g.i;
+    if (k >= g.k) return;
+    int64_t out = k * g.out_k + (m - k * g.i) * g.out_i + place.batch * g.out_batch + j * g.out_j;
+    int count = g.j - j < W ? int(g.j - j) : W;
+    if (g.scale) {
+#pragma unroll
+        for (int e = 0; e < W; e++)
+            if (e < count) v[e] *= load_element(g.scale, (j + e) * g.scale_j, g.scale_type, T());
+    }
+    store_elements<T, W>(g.out, out, g.out_j, count, g.out_type, g.add, vectors, v);
+}
+
+// Whether W adjacent j of the output lie together, aligned to their size, in every row.
+template <int W>
+__device__ __forceinline__ bool output_vectors(const Gram& g) {
+    return g.out_j == 1 && aligned_for_vectors(g.out, element_shift(g.out_type), W) && multiple(g.out_k, W) && multiple(g.out_i, W) &&
+           multiple(g.out_batch, W);
+}

@@ -1,0 +1,120 @@
+// out[k][i][j] (+)= scale[j] Σ_n s[n][k] p[n][i] q[n][j]   on tensor cores: dW and the other sums over the batch.
+//
+//   s [n][k], p [n][i], q [n][j], out [k][i][j]: any strides
+//
+// A block makes 128 rows m = (k, i) by 128 lanes j with 8 warps of 64 by 32, in steps of BK rows n. The product
+// a[n][m] = s[n][k] p[n][i] is formed in f32 between loads and shared memory, and kept exactly:
+//
+//   bf16   a has 16 bits: two parts of bf16, the 8 leading bits and the rest            2 mma m16n8k16 each
+//   f16    a has 22 bits and f16's range twice: two parts of tf32 of 11 bits, q is tf32 too   2 mma m16n8k8
+//   tf32   a and q rounded to tf32, as the caller allows                                1 mma m16n8k8
+//
+// Rounding a to 16 bits instead would cost an error of 2⁻⁹ of Σ|s p q| for bf16; the accuracy promised is that of f32. Where s or p
+// is absent a is an operand as it is, and one part suffices. A product that is infinite or no number is in the first part.
+//
+//   shared, twice:   a  PARTS × [BK][128]     q  [BK][128]      8 KB each, chunks exchanged as in mma_stage.cuh "along rows"
+//
+//   registers: 64 sums, 24 to 40 fragments, 48 staged: one block of 8 warps an SM
+#pragma once
+#include "gram_load.cuh"
+#include "mma_stage.cuh"
+
+template <Kind KIND, int PARTS>
+struct GramMmaTile {
+    static constexpr int BM = 128, BN = 128, BK = 64 / ELEMENT<KIND>, COUNT = 256;
+    static constexpr int MT = 4, NT = 4, V = VECTOR<float>;
+    using Load = GramLoad<float, BM, BN, BK, COUNT>;
+    using Stage = MmaStage<KIND, 128, COUNT>;
+    static constexpr int HALF = (PARTS + 1) * Stage::BYTES, BYTES = 2 * HALF;
+
+    float sums[MT][NT * 4];
+
+    // Four adjacent elements of row n, at most the 16 bytes of a chunk.
+    __device__ static __forceinline__ void put(unsigned char* tile, int n, int at, const uint32_t (&bits)[V]) {
+        unsigned char* to = tile + Stage::at_rows(n, at / Stage::E) + at % Stage::E * Stage::SIZE;
+        if (KIND == Kind::TF32)
+            *reinterpret_cast<uint4*>(to) = make_uint4(bits[0], bits[1], bits[2], bits[3]);
+        else  // the upper halves
+            *reinterpret_cast<uint2*>(to) = make_uint2(__byte_perm(bits[0], bits[1], 0x7632), __byte_perm(bits[2], bits[3], 0x7632));
+    }
+
+    __device__ __forceinline__ void store(const Load& operands, unsigned char* tile, int parts) {
+        constexpr uint32_t LEADING = KIND == Kind::TF32 ? 0xffffe000 : 0xffff0000, INFINITE = 0x7f800000;
+#pragma unroll
+        for (int l = 0; l < Load::A_LOADS; l++) {
+            float a[V];
+            uint32_t first[V], second[V];
+            operands.products(l, a);
+#pragma unroll
+            for (int e = 0; e < V; e++) {
+                uint32_t bits = __float_as_uint(a[e]);
+                first[e] = PARTS == 1 ? tf32(bits) : bits & LEADING;
+                second[e] = (bits & INFINITE) == INFINITE ? 0 : __float_as_uint(a[e] - __uint_as_float(first[e]));
+            }
+            put(tile, Load::a_row(l), Load::m(), first);
+            if (parts == 2) put(tile + Stage::BYTES, Load::a_row(l), Load::m(), second);
+        }
+#pragma unroll
+        for (int l = 0; l < Load::Q_LOADS; l++) {
+            float v[V];
+            uint32_t bits[V];
+            operands.lanes(l, v);
+#pragma unroll
+            for (int e = 0; e < V; e++) bits[e] = PARTS == 1 ? tf32(__float_as_uint(v[e])) : __float_as_uint(v[e]);
+            put(tile + PARTS * Stage::BYTES, Load::q_row(l), Load::j(), bits);
+        }
+    }
+
+    __device__ __forceinline__ void multiply(const unsigned char* tile, int parts) {
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            uint32_t b[NT / 2][4];
+#pragma unroll
+            for (int n = 0; n < NT / 2; n++) Stage::fragment_b_rows(b[n], tile + PARTS * Stage::BYTES, s, warp_lane() + n * 16, lane);
+#pragma unroll 1
+            for (int part = 0; part < parts; part++) {
+                uint32_t a[MT][4];
+#pragma unroll
+                for (int m = 0; m < MT; m++) Stage::fragment_a_rows(a[m], tile + part * Stage::BYTES, s, warp_row() + m * 16, lane);
+#pragma unroll
+                for (int m = 0; m < MT; m++)
+#pragma unroll
+                    for (int n = 0; n < NT; n++)
+                        mma<KIND>(reinterpret_cast<float(&)[4]>(sums[m][n * 4]), a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void run(const Grams& all) {
+        extern __shared__ __align__(128) unsigned char dynamic[];
+        __shared__ GramPlace place;
+        if (threadIdx.x == 0) place.find<BM, BN, BK>(all);
+        __syncthreads();
+        const Gram& g = all.problem[place.problem];
+        zero(sums);
+        if (place.lo < place.hi) {
+            Load operands(g, place);
+            const int parts = PARTS == 2 && g.s && g.p ? 2 : 1;
+            operands.load(place.lo);
+            store(operands, dynamic, parts);
+            __syncthreads();
+            int half = 0;
+            for (int64_t n = place.lo; n < place.hi; n += BK, half ^= 1) {
+                bool more = n + BK < place.hi;
+                if (more) operands.load(n + BK);
+                multiply(dynamic + half * HALF, parts);
+                if (more) store(operands, dynamic + (half ^ 1) * HALF, parts);
+                __syncthreads();
+            }
+        }
+        if (g.splits > 1) {
+            float(&flat)[MT * NT * 4] = reinterpret_cast<float(&)[MT * NT * 4]>(sums);
+            if (!sum_splits<float, COUNT>(flat, g.partial, g.arrived, place.tile, place.tiles, place.split, g.splits)) return;
+        }
+        bool vectors = output_vectors<2>(g);
+        for_each_pair(sums, [&](int row, int lane, float(&v)[2]) {
+            write_row<float, 2>(g, place, place.first_m + row, place.first_j + lane, vectors, v);
+        });
+    }
+};

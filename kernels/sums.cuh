@@ -1,0 +1,63 @@
+// A tile's sums in registers, and the second stage where a depth is cut.
+#pragma once
+#include "element.cuh"
+
+template <class T, int TM, int TN>
+__device__ __forceinline__ void zero(T (&t)[TM][TN]) {
+#pragma unroll
+    for (int m = 0; m < TM; m++)
+#pragma unroll
+        for (int n = 0; n < TN; n++) t[m][n] = 0;
+}
+
+// Row 0 leaves, the others move up: a loop over rows then has one body, not TM, for what is done once a tile.
+template <class T, int TM, int TN>
+__device__ __forceinline__ void next_row(T (&t)[TM][TN]) {
+#pragma unroll
+    for (int m = 0; m + 1 < TM; m++)
+#pragma unroll
+        for (int n = 0; n < TN; n++) t[m][n] = t[m + 1][n];
+}
+
+// The second stage of a depth that is cut into `splits`: every block leaves its sums in partial[split][tile], and the block
+// that arrives last adds them up, in the order of the splits: the same bits whichever block that is. No float is added to
+// atomically; the one atomic counts arrivals. Each thread reads back what the same thread of other blocks wrote.
+//
+// False: another block will finish this tile. SIZE: accumulators of a tile.
+template <class T, int THREADS, int COUNT>
+__device__ __forceinline__ bool sum_splits(T (&sums)[COUNT], void* partial, uint32_t* arrived, int64_t tile, int64_t tiles,
+                                           int split, int splits) {
+    constexpr int V = VECTOR<T>;
+    static_assert(COUNT % V == 0, "whole vectors");
+    constexpr int64_t SIZE = int64_t(THREADS) * COUNT;
+    T* mine = static_cast<T*>(partial) + threadIdx.x * V;
+    T* to = mine + (split * tiles + tile) * SIZE;
+#pragma unroll
+    for (int e = 0; e < COUNT / V; e++) {
+        T v[V];
+#pragma unroll
+        for (int i = 0; i < V; i++) v[i] = sums[e * V + i];
+        store_vector(to + e * V * THREADS, v);
+    }
+    __threadfence();
+    __shared__ bool last;
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(arrived + tile, 1u) == uint32_t(splits - 1);
+    __syncthreads();
+    if (!last) return false;
+    __threadfence();
+#pragma unroll
+    for (int e = 0; e < COUNT; e++) sums[e] = 0;
+    for (int s = 0; s < splits; s++) {
+        const T* from = mine + (s * tiles + tile) * SIZE;
+#pragma unroll
+        for (int e = 0; e < COUNT / V; e++) {
+            T v[V];
+            load_vector(v, from + e * V * THREADS);
+#pragma unroll
+            for (int i = 0; i < V; i++) sums[e * V + i] += v[i];
+        }
+    }
+    if (threadIdx.x == 0) arrived[tile] = 0;
+    return true;
+}

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Assembles every module in kernels/ptx for every architecture, with the newest ptxas and that of CUDA 12.0, fails on errors and on
+spills, and prints a table of what the machine code takes and does.
+
+    scripts/sass.py                    all; the table is that of the newest ptxas
+    scripts/sass.py contract_f32 ...   these modules only
+
+Occupancy is computed from registers, shared memory (with no operand resident) and threads. The share is that of multiply-add
+instructions among all of the innermost loop that has most of them, and beside it the loads of that loop, by width in bits.
+"""
+import collections
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+from cuda_toolchain import ROOT, tools
+
+ARCHITECTURES = [75, 80, 86, 89, 90, 100, 120]
+OLDEST = 90  # the newest that the ptxas of CUDA 12.0 knows
+# Shared bytes an SM has, and threads: CUDA C++ Programming Guide, technical specifications by compute capability.
+SHARED = {75: 64, 80: 164, 86: 100, 89: 100, 90: 228, 100: 228, 120: 100}
+THREADS = {75: 1024, 80: 2048, 86: 1536, 89: 1536, 90: 2048, 100: 2048, 120: 1536}
+MULTIPLY = re.compile(r"^(FFMA2?|DFMA|HMMA)")
+INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*);")
+
+
+def dynamic_bytes(kernel):
+    """Shared memory that the launch gives, as in the headers of kernels/*.cuh, with no depth resident."""
+    operation, kind, tile = kernel.removesuffix("_sm80").split("_")
+    bm, bn, bk = map(int, tile.split("x"))
+    size = 8 if kind == "f64" else 4
+    if kind in ("f16", "bf16", "tf32"):
+        if operation == "gram":
+            return 2 * (2 if kind == "tf32" else 3) * 8192
+        return (2 * 4 if kernel.endswith("_sm80") else 2 * 2) * 8192 + 2 * 8 * (bm + 4) * 4
+    if operation == "contract":
+        return 2 * (bm + bn) * bk * size + 2 * 8 * (bm + 16 // size) * size
+    return 2 * (bm + bn) * bk * size
+
+
+def assemble(ptxas, source, arch, cubin):
+    """{kernel: (registers, spilled bytes, static shared bytes)}, and warnings of the assembler."""
+    told = subprocess.run([ptxas, "-v", f"-arch=sm_{arch}", source, "-o", cubin], capture_output=True, text=True)
+    if told.returncode:
+        sys.exit(f"{source.name} for sm_{arch}: {told.stdout}{told.stderr}")
+    kernels, name = {}, None
+    for line in (told.stdout + told.stderr).splitlines():
+        if match := re.search(r"entry function '(\w+)'", line):
+            name = match[1]
+            kernels[name] = [0, 0, 0]
+        elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            kernels[name][1] = int(match[1]) + int(match[2])
+        elif match := re.search(r"Used (\d+) registers", line):
+            kernels[name][0] = int(match[1])
+            shared = re.search(r"(\d+) bytes smem", line)
+            kernels[name][2] = int(shared[1]) if shared else 0
+    return kernels
+
+
+def loops(text):
+    """{kernel: [[(opcode, rest), …] of each loop]}: a loop is what a branch backwards encloses."""
+    found = {}
+    for part in re.split(r"^\.text\.", text, flags=re.M)[1:]:
+        name = part[: part.index(":")]
+        code, labels = [], {}
+        for line in part.splitlines():
+            if label := re.match(r"^(\.L_\w+):", line):
+                labels[label[1]] = len(code)
+            elif instruction := INSTRUCTION.match(line):
+                code.append((instruction[2], instruction[3]))
+        back = []
+        for at, (opcode, rest) in enumerate(code):
+            target = re.search(r"`\((\.L_\w+)\)", rest)
+            if opcode.startswith("BRA") and target and labels.get(target[1], at + 1) <= at:
+                back.append(code[labels[target[1]] : at + 1])
+        found[name] = back
+    return found
+
+
+def innermost(bodies):
+    """(share of multiply-adds, of all instructions, loads) of the smallest loop with the most multiply-adds."""
+    counted = []
+    for body in bodies:
+        opcodes = [opcode for opcode, _ in body]
+        multiplies = sum(bool(MULTIPLY.match(opcode)) for opcode in opcodes)
+        counted.append((multiplies, len(opcodes), opcodes))
+    dense = [c for c in counted if c[0] and c[0] >= max(c[0] for c in counted) // 4]
+    if not dense:
+        return None
+    multiplies, total, opcodes = max(dense, key=lambda c: c[0] / c[1])
+    loads = collections.Counter()
+    for opcode in opcodes:
+        if match := re.match(r"^(LDSM|LDS|LDG|LDGSTS)\b(.*)", opcode):
+            width = re.search(r"\.(64|128)\b", match[2])
+            loads["LDSM" if match[1] == "LDSM" else f"{match[1]}.{width[1] if width else 32}"] += 1
+    return multiplies / total, total, loads
+
+
+def occupancy(arch, registers, shared, threads):
+    """Blocks of an SM, and its threads' share."""
+    per_warp = (registers * 32 + 255) // 256 * 256
+    blocks = min(65536 // (per_warp * threads // 32), THREADS[arch] // threads, 32)
+    reserved = 0 if arch == 75 else 1024
+    blocks = min(blocks, SHARED[arch] * 1024 // (shared + reserved))
+    return blocks, blocks * threads / THREADS[arch]
+
+
+def main():
+    found = tools()
+    sources = sorted((ROOT / "kernels" / "ptx").glob("*.ptx"))
+    if sys.argv[1:]:
+        sources = [source for source in sources if source.stem in sys.argv[1:]]
+    spills = []
+    print("| kernel | sm_ | registers | spills | shared bytes | blocks, occupancy | multiply-adds in the inner loop | its loads |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = pathlib.Path(folder) / "cubin"
+        for source in sources:
+            text = source.read_text()
+            floor = int(re.search(r"^\.target sm_(\d+)", text, re.M)[1])
+            threads = dict(re.findall(r"\.entry (\w+)\(.*?\.maxntid (\d+)", text, re.S))
+            for arch in [arch for arch in ARCHITECTURES if arch >= floor]:
+                if arch <= OLDEST:
+                    old = assemble(found["ptxas12"], source, arch, cubin)
+                    spills += [f"{k} for sm_{arch}, ptxas 12.0: {v[1]} bytes" for k, v in old.items() if v[1]]
+                kernels = assemble(found["ptxas"], source, arch, cubin)
+                if not kernels:
+                    continue
+                sass = subprocess.run([found["nvdisasm"], "-c", cubin], capture_output=True, text=True, check=True).stdout
+                bodies = loops(sass)
+                for name, (registers, spilled, static) in kernels.items():
+                    if spilled:
+                        spills.append(f"{name} for sm_{arch}: {spilled} bytes")
+                    shared = static + dynamic_bytes(name)
+                    blocks, share = occupancy(arch, registers, shared, int(threads[name]))
+                    inner = innermost(bodies.get(name, []))
+                    loop = f"{inner[0]:.1%} of {inner[1]}" if inner else ""
+                    loads = ", ".join(f"{n} {kind}" for kind, n in sorted(inner[2].items())) if inner else ""
+                    print(f"| {name} | {arch} | {registers} | {spilled} | {shared:,} | {blocks}, {share:.0%} | {loop} | {loads} |", flush=True)
+    if spills:
+        sys.exit("spills: " + "; ".join(spills))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+//! Which kernel, in how many blocks: a function of the shapes, the types and the device's number of multiprocessors alone, so
+//! that the same call gives the same bits each time.
+
+use super::problem::{Contract, Gram, Hidden, Type};
+use super::recorder::Target;
+use crate::{Error, Result};
+
+/// An entry of a module.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Kernel {
+    pub(super) name: &'static str,
+    pub(super) module: &'static str,
+    /// Rows, lanes and depth of a block's tile.
+    pub(super) tile: [u32; 3],
+    pub(super) threads: u32,
+    /// Blocks that a multiprocessor has at once.
+    pub(super) resident: u32,
+    /// Bytes of dynamic shared memory: of the fixed part, and of each BK of depth of the rows' operand; and of how many BK there
+    /// is room at least.
+    pub(super) shared: [u32; 3],
+    /// Bytes of an accumulator.
+    pub(super) accumulator: u32,
+}
+
+/// What kernels have besides, and the driver for each block.
+const STATIC: u32 = 2 << 10;
+
+impl Kernel {
+    /// Shared memory of a block that keeps `depth` of its rows' operand.
+    pub(super) fn shared(&self, depth: u32) -> u32 {
+        self.shared[0] + self.shared[1] * (depth / self.tile[2]).max(self.shared[2])
+    }
+
+    /// The largest that it may be asked for on a device whose blocks may have `limit`, so that several still find room.
+    pub(super) fn most_shared(&self, limit: u32) -> u32 {
+        let share = (limit / self.resident).saturating_sub(STATIC);
+        share.max(self.shared(0)).min(limit.saturating_sub(STATIC))
+    }
+
+    /// The depth, a multiple of BK, that may stay.
+    fn keeps(&self, limit: u32) -> u32 {
+        let room = self.most_shared(limit).saturating_sub(self.shared[0]);
+        room.checked_div(self.shared[1]).unwrap_or(0) * self.tile[2]
+    }
+}
+
+const fn kernel(
+    name: &'static str,
+    module: &'static str,
+    tile: [u32; 3],
+    [threads, resident]: [u32; 2],
+    shared: [u32; 3],
+    accumulator: u32,
+) -> Kernel {
+    Kernel { name, module, tile, threads, resident, shared, accumulator }
+}
+
+/// Of each family, from few rows to many.
+static CONTRACT_F32: [Kernel; 2] = [
+    kernel("contract_f32_16x128x32", "contract_f32", [16, 128, 32], [128, 4], [34_048, 2_048, 2], 4),
+    kernel("contract_f32_128x128x16", "contract_f32", [128, 128, 16], [256, 1], [24_832, 8_192, 2], 4),
+];
+/// On tensor cores.
+static CONTRACT_F16: [Kernel; 1] =
+    [kernel("contract_f16_128x128x32_sm80", "contract_f16_sm80", [128, 128, 32], [256, 1], [41_216, 8_192, 4], 4)];
+static CONTRACT_F16_75: [Kernel; 1] =
+    [kernel("contract_f16_128x128x32", "contract_f16", [128, 128, 32], [256, 1], [24_832, 8_192, 2], 4)];
+static CONTRACT_BF16: [Kernel; 1] =
+    [kernel("contract_bf16_128x128x32_sm80", "contract_bf16_sm80", [128, 128, 32], [256, 1], [41_216, 8_192, 4], 4)];
+static CONTRACT_TF32: [Kernel; 1] =
+    [kernel("contract_tf32_128x128x16_sm80", "contract_tf32_sm80", [128, 128, 16], [256, 1], [41_216, 8_192, 4], 4)];
+static CONTRACT_F64: [Kernel; 1] =
+    [kernel("contract_f64_64x64x16", "contract_f64", [64, 64, 16], [256, 2], [24_832, 8_192, 2], 8)];
+static GRAM_F32: [Kernel; 1] = [kernel("gram_f32_128x128x16", "gram_f32", [128, 128, 16], [256, 1], [32_768, 0, 0], 4)];
+static GRAM_F64: [Kernel; 1] = [kernel("gram_f64_64x64x16", "gram_f64", [64, 64, 16], [256, 2], [32_768, 0, 0], 8)];
+static HIDDEN_F32: [Kernel; 1] =
+    [kernel("hidden_f32_64x64x32", "hidden_f32", [64, 64, 32], [256, 2], [32_768, 0, 0], 4)];
+static HIDDEN_F64: [Kernel; 1] =
+    [kernel("hidden_f64_32x64x16", "hidden_f64", [32, 64, 16], [128, 2], [24_576, 0, 0], 8)];
+
+/// Tiles of so many problems of rows × lanes. Errors: [`Error::TooLarge`].
+pub(super) fn tiles([batches, rows, lanes]: [i64; 3], [tile_rows, tile_lanes]: [u32; 2]) -> Result<i64> {
+    let count =
+        |len: i64, tile: u32| i128::from(len).div_euclid(i128::from(tile)) + i128::from(len % i64::from(tile) > 0);
+    let all = i128::from(batches).saturating_mul(count(rows, tile_rows).saturating_mul(count(lanes, tile_lanes)));
+    i64::try_from(all).ok().filter(|&all| all <= i64::from(i32::MAX)).ok_or(Error::TooLarge { what: "a result" })
+}
+
+/// The first kernel whose tile has room for the rows, or the last.
+fn for_rows(kernels: &'static [Kernel], rows: i64) -> &'static Kernel {
+    let fits = kernels.iter().find(|kernel| i64::from(kernel.tile[0]) >= rows);
+    fits.unwrap_or(&kernels[kernels.len() - 1])
+}
+
+/// In how many parts the depth is cut, so that all multiprocessors have work, but no part is so short that the sums which it
+/// leaves to be added are more than an eighth of what it reads.
+fn splits(target: &Target, kernel: &Kernel, tiles: i64, depth: i64) -> i32 {
+    let room = i64::from(target.gpu.processors * kernel.resident);
+    let shortest = 8 * i64::from(kernel.tile[0].max(kernel.tile[2]));
+    if 2 * tiles > room {
+        return 1;
+    }
+    (room / tiles.max(1)).min(depth / shortest).clamp(1, 1 << 12) as i32
+}
+
+/// At most so many rows are computed by the general cores: they are bound by the reading of W, and tensor cores' tiles have 128.
+const FEW: i64 = 16;
+
+/// The kernels that compute in what the operands are: on tensor cores where w and q of all segments are of one type that these
+/// multiply exactly, or in tf32 where that is allowed.
+fn contractions(target: &Target, problems: &[Contract], rows: i64) -> &'static [Kernel] {
+    if problems.iter().any(|p| p.out_type == Type::F64) {
+        return &CONTRACT_F64;
+    }
+    let segments = || problems.iter().flat_map(|p| &p.segment[..p.segments as usize]);
+    let all = |kind| segments().all(|s| s.w_type == kind && s.q_type == kind);
+    let ampere = target.gpu.capability >= (8, 0);
+    if rows <= FEW || segments().next().is_none() {
+        &CONTRACT_F32
+    } else if all(Type::F16) {
+        if ampere { &CONTRACT_F16 } else { &CONTRACT_F16_75 }
+    } else if ampere && all(Type::Bf16) {
+        &CONTRACT_BF16
+    } else if ampere && target.tf32 && all(Type::F32) {
+        &CONTRACT_TF32
+    } else {
+        &CONTRACT_F32
+    }
+}
+
+/// The kernel for contractions of one launch, whose `splits` and `resident` are set.
+pub(super) fn contract(target: &Target, problems: &mut [Contract]) -> Result<&'static Kernel> {
+    let rows = problems.iter().map(|p| p.n).max().unwrap_or(0);
+    let kernel = for_rows(contractions(target, problems, rows), rows);
+    let keeps = i64::from(kernel.keeps(target.gpu.shared));
+    let mut all = 0;
+    for p in problems.iter() {
+        all += tiles([p.batches, p.n, p.lanes], [kernel.tile[0], kernel.tile[1]])?;
+    }
+    // One depth for all, because one launch has one size of shared memory.
+    let kept = |p: &Contract| {
+        let segments = p.segment[..p.segments as usize].iter();
+        let depths = segments.filter(|s| s.q_b == 0 && s.slices > 1).map(|s| round_up(s.depth, kernel.tile[2]));
+        depths.filter(|&depth| depth <= keeps).max().unwrap_or(0)
+    };
+    let resident = problems.iter().map(kept).max().unwrap_or(0) as i32;
+    for p in problems {
+        let segments = p.segment[..p.segments as usize].iter();
+        let depth =
+            segments.map(|s| s.slices.saturating_mul(round_up(s.depth, kernel.tile[2]))).fold(0, i64::saturating_add);
+        (p.splits, p.resident) = (splits(target, kernel, all, depth), resident);
+    }
+    Ok(kernel)
+}
+
+fn round_up(len: i64, to: u32) -> i64 {
+    let to = i64::from(to);
+    (len + to - 1) / to * to
+}
+
+/// The kernel for sums over the batch of one launch, whose `splits` are set.
+pub(super) fn gram(target: &Target, problems: &mut [Gram]) -> Result<&'static Kernel> {
+    let double = problems.iter().any(|p| p.out_type == Type::F64);
+    let kernel = if double { &GRAM_F64[0] } else { &GRAM_F32[0] };
+    let mut all = 0;
+    for p in problems.iter() {
+        all += tiles([p.batches, p.k.saturating_mul(p.i), p.j], [kernel.tile[0], kernel.tile[1]])?;
+    }
+    for p in problems {
+        p.splits = splits(target, kernel, all, p.n);
+    }
+    Ok(kernel)
+}
+
+/// The kernel for a hidden layer.
+pub(super) fn hidden(_target: &Target, problem: &Hidden) -> Result<&'static Kernel> {
+    let double = problem.p.q_type == Type::F64;
+    Ok(if double { &HIDDEN_F64[0] } else { &HIDDEN_F32[0] })
+}

@@ -1,0 +1,226 @@
+//! CP: P = zB, Q = xC and D = gA of all rows by one kernel, whose products are the operands of the others.
+//!
+//! ```text
+//!   forward    hidden: H = P⊙Q⊙λ     contract: y = HAᵀ + zUᵀ + xVᵀ + b
+//!   backward   hidden: H, dP = D⊙Q⊙λ, dQ = D⊙P⊙λ, D⊙P⊙Q
+//!              contract: dz = dP Bᵀ + gU, dx = dQ Cᵀ + gV     gram: dA = gᵀH, dB = zᵀdP, dC = xᵀdQ, dλ = Σ D⊙P⊙Q
+//! ```
+
+use super::contract::{Batch, Cube, inputs, linear, linear_terms, sum};
+use super::operand::{Factors, Layer, Matrix, Operand, Output, Outputs};
+use super::problem::{Address, Hidden, Projection, Rows, Segment, Type, length};
+use super::recorder::Recorder;
+use crate::Result;
+
+/// P and Q that were computed before, with their distance between rows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    pub(super) p: Address,
+    pub(super) q: Address,
+    pub(super) pitch: usize,
+}
+
+/// Distance between rows of the hidden layer: whole vectors of 16 bytes, aligned.
+pub(super) fn pitch(rank: usize) -> usize {
+    rank.next_multiple_of(16)
+}
+
+/// An address that is aligned and not 0, of memory that is not accessed.
+const SOMEWHERE: Address = 256;
+
+/// `q` projected by `w` [c, R].
+pub(super) fn projection(q: Matrix, w: Operand<2>, depth: usize) -> Projection {
+    // An address of 0 says that there is none, but an operand without elements may have that too.
+    Projection {
+        q: q.address.max(SOMEWHERE),
+        q_n: q.rows,
+        q_c: q.column,
+        q_type: q.kind,
+        w: w.address.max(SOMEWHERE),
+        w_c: w.strides[0],
+        w_r: w.strides[1],
+        w_type: w.kind,
+        depth: length(depth),
+    }
+}
+
+/// A projection that is there: [n][r].
+pub(super) fn projected(q: Matrix) -> Projection {
+    Projection { q: q.address, q_n: q.rows, q_c: q.column, q_type: q.kind, ..Projection::default() }
+}
+
+/// What the hidden layer of a batch writes, where it is asked for: rows of `pitch` elements.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Written {
+    pub(super) p: Address,
+    pub(super) q: Address,
+    pub(super) h: Address,
+    pub(super) dp: Address,
+    pub(super) dq: Address,
+    pub(super) dl: Address,
+}
+
+/// Enqueues the hidden layer. `d` is the third projection, for gradients.
+pub(super) fn hidden(
+    recorder: &mut Recorder<'_>,
+    factors: &Factors,
+    batch: Batch,
+    [p, q, d]: [Projection; 3],
+    pitch: usize,
+    to: Written,
+) -> Result<()> {
+    let lambda = factors.lambda;
+    recorder.hidden(&Hidden {
+        n: length(batch.n),
+        per: length(batch.per),
+        r: length(factors.r),
+        p,
+        q,
+        d,
+        lambda: lambda.map_or(0, |lambda| lambda.address),
+        lambda_r: lambda.map_or(0, |lambda| lambda.strides[0]),
+        lambda_type: lambda.map_or(Type::F32, |lambda| lambda.kind),
+        pitch: length(pitch),
+        out_p: to.p,
+        out_q: to.q,
+        out_h: to.h,
+        out_dp: to.dp,
+        out_dq: to.dq,
+        out_dl: to.dl,
+        ..Hidden::default()
+    })
+}
+
+/// Rows of scratch, in the accumulator's type.
+pub(super) fn rows(address: Address, pitch: usize, kind: Type) -> Matrix {
+    Matrix { address, rows: Rows { outer: 0, inner: pitch as i64 }, column: 1, batch: 0, kind }
+}
+
+/// The same as rows of groups of `per`.
+pub(super) fn grouped_rows(address: Address, pitch: usize, per: usize, kind: Type) -> Matrix {
+    let inner = pitch as i64;
+    Matrix { rows: Rows { outer: inner.wrapping_mul(length(per)), inner }, ..rows(address, pitch, kind) }
+}
+
+/// H of a batch in scratch, and its term of y.
+pub(super) fn forward_term(
+    recorder: &mut Recorder<'_>,
+    layer: &Layer,
+    factors: &Factors,
+    batch: Batch,
+    [p, q]: [Projection; 2],
+    keep: Option<Kept>,
+) -> Result<Segment> {
+    let kind = layer.kinds[1];
+    let pitch = keep.map_or_else(|| pitch(factors.r), |keep| keep.pitch);
+    let h = recorder.scratch(&[batch.n, pitch], kind)?;
+    let to = Written { h, p: keep.map_or(0, |keep| keep.p), q: keep.map_or(0, |keep| keep.q), ..Written::default() };
+    hidden(recorder, factors, batch, [p, q, Projection::default()], pitch, to)?;
+    Ok(linear(Cube::matrix(factors.a, 0), factors.r, grouped_rows(h, pitch, batch.per, kind)))
+}
+
+/// P = zB of each group, [G][pitch].
+pub(super) fn of_groups(
+    recorder: &mut Recorder<'_>,
+    layer: &Layer,
+    factors: &Factors,
+    groups: usize,
+    z: Operand<2>,
+) -> Result<Matrix> {
+    let (pitch, kind) = (pitch(factors.r), layer.kinds[1]);
+    let p = rows(recorder.scratch(&[groups, pitch], kind)?, pitch, kind);
+    let term = linear(Cube::matrix(factors.b, 1), layer.i, z.matrix());
+    sum(recorder, Batch::plain(groups), factors.r, &[Some(term)], None, (p, false))?;
+    Ok(p)
+}
+
+/// A row of each group, for all rows of the group.
+pub(super) fn for_its_rows(groups: Matrix) -> Matrix {
+    Matrix { rows: Rows { outer: groups.rows.inner, inner: 0 }, ..groups }
+}
+
+/// y of a batch. P and Q are written where they are to be kept.
+pub(super) fn forward(
+    recorder: &mut Recorder<'_>,
+    layer: &Layer,
+    factors: &Factors,
+    n: usize,
+    [z, x]: [Operand<2>; 2],
+    y: Output<2>,
+    keep: Option<Kept>,
+) -> Result<()> {
+    let (batch, z, x) = (Batch::plain(n), z.matrix(), x.matrix());
+    let projections = [projection(z, factors.b, layer.i), projection(x, factors.c, layer.j)];
+    let mark = recorder.mark();
+    let h = forward_term(recorder, layer, factors, batch, projections, keep)?;
+    let [u, v] = linear_terms(layer, z, x);
+    sum(recorder, batch, layer.k, &[Some(h), u, v], layer.b.map(Operand::<1>::row), (y.to.matrix(), y.add))?;
+    recorder.release(mark);
+    Ok(())
+}
+
+/// What the gradients of factors and inputs are made of, of all rows: H, dP, dQ and D⊙P⊙Q, those that are needed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sums {
+    pub(super) h: Matrix,
+    pub(super) dp: Matrix,
+    pub(super) dq: Matrix,
+    pub(super) dl: Matrix,
+}
+
+/// Which of them are needed: dP, dQ, H and D⊙P⊙Q.
+pub(super) type Needed = [bool; 4];
+
+/// Enqueues the hidden layer of a backward pass.
+pub(super) fn backward_hidden(
+    recorder: &mut Recorder<'_>,
+    layer: &Layer,
+    factors: &Factors,
+    batch: Batch,
+    projections: [Projection; 3],
+    [dp, dq, h, dl]: Needed,
+) -> Result<Sums> {
+    let (pitch, kind) = (pitch(factors.r), layer.kinds[1]);
+    let mut room = |needed: bool| if needed { recorder.scratch(&[batch.n, pitch], kind) } else { Ok(0) };
+    let to = Written { dp: room(dp)?, dq: room(dq)?, h: room(h)?, dl: room(dl)?, ..Written::default() };
+    if dp || dq || h || dl {
+        hidden(recorder, factors, batch, projections, pitch, to)?;
+    }
+    let of = |address| grouped_rows(address, pitch, batch.per, kind);
+    Ok(Sums { h: of(to.h), dp: of(to.dp), dq: of(to.dq), dl: of(to.dl) })
+}
+
+/// The gradients of a batch in its inputs and factors.
+pub(super) fn backward(
+    recorder: &mut Recorder<'_>,
+    layer: &Layer,
+    factors: &Factors,
+    n: usize,
+    [z, x, g]: [Matrix; 3],
+    saved: Option<Kept>,
+    to: &Outputs<2>,
+) -> Result<Sums> {
+    let kind = layer.kinds[1];
+    let [p, q] = match saved {
+        Some(kept) => [kept.p, kept.q].map(|address| projected(rows(address, kept.pitch, kind))),
+        None => [projection(z, factors.b, layer.i), projection(x, factors.c, layer.j)],
+    };
+    let needed = [
+        to.z.is_some() || to.tied.is_some() || to.cp_b.is_some(),
+        to.x.is_some() || to.tied.is_some() || to.cp_c.is_some(),
+        to.cp_a.is_some(),
+        to.lambda.is_some(),
+    ];
+    let batch = Batch::plain(n);
+    let d = projection(g, factors.a, layer.k);
+    let sums = backward_hidden(recorder, layer, factors, batch, [p, q, d], needed)?;
+    let dz = [Some(input_term(factors.b, factors.r, sums.dp)), layer.u.map(|u| linear(Cube::matrix(u, 1), layer.k, g))];
+    let dx = [Some(input_term(factors.c, factors.r, sums.dq)), layer.v.map(|v| linear(Cube::matrix(v, 1), layer.k, g))];
+    inputs(recorder, batch, [(&dz, layer.i), (&dx, layer.j)], [to.z, to.x, to.tied])?;
+    Ok(sums)
+}
+
+/// dP Bᵀ or dQ Cᵀ.
+pub(super) fn input_term(factor: Operand<2>, rank: usize, of: Matrix) -> Segment {
+    linear(Cube::matrix(factor, 0), rank, of)
+}

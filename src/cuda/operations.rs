@@ -1,0 +1,316 @@
+//! The API's operations on a device: operands are staged, and the launches recorded.
+
+use super::contract::{self, Batch, dx_terms, dz_terms};
+use super::cp::{self, Kept};
+use super::driver::Gpu;
+use super::gram;
+use super::operand::{Factors, Form, Layer, Matrix, Operand, Output, Outputs};
+use super::problem::Gram;
+use super::recorder::Recorder;
+pub(crate) use super::recorder::Target;
+use super::shared;
+use super::stage::Stage;
+use crate::gradients::Gradient;
+use crate::{
+    Algorithm, Context, Device, Element, Error, Interaction, Launch, Plan, Result, Saved, Tangents, View, ViewMut,
+    Wanted, cpu,
+};
+
+pub(crate) fn synchronize(context: &Context) -> Result<()> {
+    match context.device() {
+        Device::Cpu => Ok(()),
+        Device::Cuda(ordinal) => Gpu::get(ordinal)?.synchronize(context.stream() as usize),
+    }
+}
+
+/// The one algorithm that there is for a form. Errors: [`Error::Algorithm`] if another is forced.
+fn algorithm<T: Element>(target: &Target, layer: &Interaction<'_, T>) -> Result<Algorithm> {
+    let (ours, reason) = match layer.rank() {
+        Some(_) => (Algorithm::CpBlocked, "CUDA devices compute W in CP form by cp-blocked"),
+        None if layer.is_dense() => (Algorithm::FusedDot, "CUDA devices compute dense W by fused-dot"),
+        None => (Algorithm::Linear, "W is absent"),
+    };
+    match target.context.algorithm() {
+        Some(algorithm) if algorithm != ours => Err(Error::Algorithm { algorithm, reason }),
+        _ => Ok(ours),
+    }
+}
+
+/// y of a batch.
+fn record_forward(
+    recorder: &mut Recorder<'_>,
+    layer: &Layer,
+    n: usize,
+    [z, x]: [Operand<2>; 2],
+    y: Output<2>,
+    keep: Option<Kept>,
+) -> Result<()> {
+    match &layer.form {
+        Form::Cp(factors) => cp::forward(recorder, layer, factors, n, [z, x], y, keep),
+        _ => contract::forward(recorder, layer, n, [z, x], y),
+    }
+}
+
+pub(crate) fn forward<T: Element>(
+    target: &Target,
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    x: View<'_, T, 2>,
+    y: Gradient<'_, T, 2>,
+) -> Result<()> {
+    algorithm(target, layer)?;
+    let (n, mut stage) = (x.shape()[0], Stage::new(target));
+    let (layer, operands) = (stage.layer(layer)?, [stage.input(z)?, stage.input(x)?]);
+    let y = stage.output(y)?;
+    target.run(|recorder| record_forward(recorder, &layer, n, operands, y, None))?;
+    stage.finish()
+}
+
+pub(crate) fn forward_saving<T: Element>(
+    target: &Target,
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    x: View<'_, T, 2>,
+    y: ViewMut<'_, T, 2>,
+    saved: &mut Saved<T>,
+) -> Result<()> {
+    algorithm(target, layer)?;
+    let n = x.shape()[0];
+    let Some(rank) = layer.rank() else {
+        saved.resize(n, 0)?;
+        return forward(target, layer, z, x, Gradient::write(y));
+    };
+    let keep = saved.resize_on(target.gpu.device(), n, rank)?;
+    let keep = Kept { p: keep.0, q: keep.1, pitch: keep.2 };
+    let mut stage = Stage::new(target);
+    let (layer, operands) = (stage.layer(layer)?, [stage.input(z)?, stage.input(x)?]);
+    let y = stage.output(Gradient::write(y))?;
+    target.run(|recorder| record_forward(recorder, &layer, n, operands, y, Some(keep)))?;
+    stage.finish()
+}
+
+pub(crate) fn forward_shared<T: Element>(
+    target: &Target,
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    x: View<'_, T, 3>,
+    y: ViewMut<'_, T, 3>,
+) -> Result<()> {
+    let [groups, rows, _] = x.shape();
+    let mut stage = Stage::new(target);
+    let (layer, z, x) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?);
+    let y = stage.output(Gradient::write(y))?;
+    target.run(|recorder| shared::forward(recorder, &layer, [groups, rows], (z, x), y.to))?;
+    stage.finish()
+}
+
+pub(crate) fn generate<T: Element>(
+    target: &Target,
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    weights: ViewMut<'_, T, 3>,
+    bias: ViewMut<'_, T, 2>,
+) -> Result<()> {
+    let (groups, mut stage) = (z.shape()[0], Stage::new(target));
+    let (layer, z) = (stage.layer(layer)?, stage.input(z)?);
+    let (weights, bias) = (stage.output(Gradient::write(weights))?, stage.output(Gradient::write(bias))?);
+    target.run(|recorder| shared::generate(recorder, &layer, groups, z, (weights.to, bias.to)))?;
+    stage.finish()
+}
+
+/// Each operand that changes gives a forward pass with its tangent in its place; their sums add up.
+pub(crate) fn tangent<T: Element>(
+    target: &Target,
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    x: View<'_, T, 2>,
+    tangents: &Tangents<'_, T>,
+    to: Gradient<'_, T::Accumulator, 2>,
+) -> Result<()> {
+    let (n, mut stage) = (x.shape()[0], Stage::new(target));
+    let (layer, z, x) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?);
+    let (dz, dx, w) = (stage.some(tangents.z)?, stage.some(tangents.x)?, stage.some(tangents.w)?);
+    let (u, v, b) = (stage.some(tangents.u)?, stage.some(tangents.v)?, stage.some(tangents.b)?);
+    let (cp_a, cp_b, cp_c) = (stage.some(tangents.cp_a)?, stage.some(tangents.cp_b)?, stage.some(tangents.cp_c)?);
+    let lambda = stage.some(tangents.lambda)?;
+    let to = stage.output(to)?;
+    let absent = Layer { form: Form::Absent, u: None, v: None, b: None, ..layer };
+    let of_weights = Layer { u, v, b, form: w.map_or(Form::Absent, Form::Dense), ..absent };
+    target.run(|recorder| {
+        let terms = |layer: &Layer, z: Operand<2>, x: Operand<2>| contract::terms(layer, z.matrix(), x.matrix());
+        // In W's form, with U and V of what changes in the inputs.
+        let [moved_z, moved_x] = [
+            dz.map(|dz| terms(&Layer { v: None, ..layer }, dz, x)),
+            dx.map(|dx| terms(&Layer { u: None, ..layer }, z, dx)),
+        ];
+        let all = [moved_z.unwrap_or_default(), moved_x.unwrap_or_default(), terms(&of_weights, z, x)];
+        let bias = b.map(Operand::<1>::row);
+        contract::sum(recorder, Batch::plain(n), layer.k, all.as_flattened(), bias, (to.to.matrix(), to.add))?;
+        let Form::Cp(factors) = layer.form else { return Ok(()) };
+        let replaced = [
+            cp_a.map(|a| (Factors { a, ..factors }, z, x)),
+            cp_b.map(|b| (Factors { b, ..factors }, z, x)),
+            cp_c.map(|c| (Factors { c, ..factors }, z, x)),
+            lambda.map(|lambda| (Factors { lambda: Some(lambda), ..factors }, z, x)),
+            dz.map(|dz| (factors, dz, x)),
+            dx.map(|dx| (factors, z, dx)),
+        ];
+        for (factors, z, x) in replaced.into_iter().flatten() {
+            cp::forward(recorder, &absent, &factors, n, [z, x], Output { add: true, ..to }, None)?;
+        }
+        Ok(())
+    })?;
+    stage.finish()
+}
+
+/// Where all gradients go.
+fn outputs<'a, T: Element, const D: usize>(stage: &mut Stage<'a>, wanted: Wanted<'a, T, D>) -> Result<Outputs<D>> {
+    Ok(Outputs {
+        z: stage.wanted(wanted.z)?,
+        x: stage.wanted(wanted.x)?,
+        tied: stage.wanted(wanted.tied)?,
+        w: stage.wanted(wanted.w)?,
+        u: stage.wanted(wanted.u)?,
+        v: stage.wanted(wanted.v)?,
+        b: stage.wanted(wanted.b)?,
+        cp_a: stage.wanted(wanted.cp.a)?,
+        cp_b: stage.wanted(wanted.cp.b)?,
+        cp_c: stage.wanted(wanted.cp.c)?,
+        lambda: stage.wanted(wanted.cp.lambda)?,
+    })
+}
+
+/// What a forward pass on this device has kept.
+fn kept<T: Element>(saved: Option<&Saved<T>>) -> Option<Kept> {
+    saved.and_then(Saved::on_device).map(|(p, q, pitch)| Kept { p, q, pitch })
+}
+
+pub(crate) fn backward<T: Element>(
+    target: &Target,
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    x: View<'_, T, 2>,
+    g: View<'_, T, 2>,
+    wanted: Wanted<'_, T>,
+) -> Result<()> {
+    let (n, mut stage) = (g.shape()[0], Stage::new(target));
+    let saved = kept(wanted.saved);
+    let (layer, z, x, g) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?, stage.input(g)?);
+    let to = outputs(&mut stage, wanted)?;
+    target.run(|recorder| record_backward(recorder, &layer, n, [z.matrix(), x.matrix(), g.matrix()], saved, &to))?;
+    stage.finish()
+}
+
+/// Inputs' gradients in one launch (after CP's hidden layer), weights' in another.
+fn record_backward(
+    recorder: &mut Recorder<'_>,
+    layer: &Layer,
+    n: usize,
+    [z, x, g]: [Matrix; 3],
+    saved: Option<Kept>,
+    to: &Outputs<2>,
+) -> Result<()> {
+    let (batch, [k, i, j]) = (Batch::plain(n), [layer.k, layer.i, layer.j]);
+    let mark = recorder.mark();
+    let mut problems = [Gram::default(); 8];
+    match &layer.form {
+        Form::Cp(factors) => {
+            let sums = cp::backward(recorder, layer, factors, n, [z, x, g], saved, to)?;
+            let r = factors.r;
+            let of = [(to.cp_a, (k, g), sums.h), (to.cp_b, (i, z), sums.dp), (to.cp_c, (j, x), sums.dq)];
+            for (problem, (to, rows, columns)) in problems[4..].iter_mut().zip(of) {
+                *problem = to.map_or(*problem, |to| gram::outer(batch, rows, (r, columns), to));
+            }
+            problems[7] = to.lambda.map_or(problems[7], |to| gram::total(batch, (r, sums.dl), to));
+        }
+        _ => {
+            let (dz, dx) = (dz_terms(layer, g, x), dx_terms(layer, g, z));
+            contract::inputs(recorder, batch, [(&dz, i), (&dx, j)], [to.z, to.x, to.tied])?;
+        }
+    }
+    problems[0] = to.w.map_or(problems[0], |to| gram::dw(batch, [k, i, j], [g, z, x], to));
+    problems[1] = to.u.map_or(problems[1], |to| gram::outer(batch, (k, g), (i, z), to));
+    problems[2] = to.v.map_or(problems[2], |to| gram::outer(batch, (k, g), (j, x), to));
+    problems[3] = to.b.map_or(problems[3], |to| gram::total(batch, (k, g), to));
+    recorder.gram(&problems)?;
+    recorder.release(mark);
+    Ok(())
+}
+
+pub(crate) fn backward_shared<T: Element>(
+    target: &Target,
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    x: View<'_, T, 3>,
+    g: View<'_, T, 3>,
+    wanted: Wanted<'_, T, 3>,
+) -> Result<()> {
+    let ([groups, rows, _], mut stage) = (x.shape(), Stage::new(target));
+    let saved = kept(wanted.saved);
+    let (layer, z, x, g) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?, stage.input(g)?);
+    let to = outputs(&mut stage, wanted)?;
+    target.run(|recorder| shared::backward(recorder, &layer, [groups, rows], (z, x, g), saved, &to))?;
+    stage.finish()
+}
+
+pub(crate) fn backward_generate<T: Element>(
+    target: &Target,
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    weights: View<'_, T, 3>,
+    bias: View<'_, T, 2>,
+    wanted: Wanted<'_, T>,
+) -> Result<()> {
+    let (groups, mut stage) = (z.shape()[0], Stage::new(target));
+    let (layer, z, weights, bias) = (stage.layer(layer)?, stage.input(z)?, stage.input(weights)?, stage.input(bias)?);
+    let to = outputs(&mut stage, wanted)?;
+    target.run(|recorder| shared::backward_generate(recorder, &layer, groups, (z, weights, bias), &to))?;
+    stage.finish()
+}
+
+/// What [`forward`] does with row-major inputs on the device.
+pub(crate) fn plan<T: Element>(target: &Target, layer: &Interaction<'_, T>, n: usize) -> Result<Plan> {
+    let algorithm = algorithm(target, layer)?;
+    let [z, x, y] = [layer.i, layer.j, layer.k].map(|columns| Operand::somewhere::<T>([columns as i64, 1]));
+    let on_device = Layer::from(layer);
+    let planned =
+        target.plan(|recorder| record_forward(recorder, &on_device, n, [z, x], Output { to: y, add: false }, None))?;
+    Ok(describe::<T>(target, algorithm, cpu::counts(layer, n), planned))
+}
+
+/// What [`forward_shared`] does.
+pub(crate) fn plan_shared<T: Element>(
+    target: &Target,
+    layer: &Interaction<'_, T>,
+    groups: usize,
+    rows: usize,
+) -> Result<Plan> {
+    let z = Operand::somewhere::<T>([layer.i as i64, 1]);
+    let [x, y] = [layer.j, layer.k].map(|columns| {
+        let columns = columns as i64;
+        Operand::somewhere::<T>([columns.saturating_mul(rows as i64), columns, 1])
+    });
+    let on_device = Layer::from(layer);
+    let planned = target.plan(|recorder| shared::forward(recorder, &on_device, [groups, rows], (z, x), y))?;
+    Ok(describe::<T>(target, cpu::shared_algorithm(layer), cpu::shared_counts(layer, groups, rows), planned))
+}
+
+fn describe<T: Element>(
+    target: &Target,
+    algorithm: Algorithm,
+    [flops, bytes]: [u128; 2],
+    (launches, scratch): (Vec<Launch>, usize),
+) -> Plan {
+    Plan {
+        algorithm,
+        kernel: launches.last().map_or("none", |launch| launch.kernel),
+        device: target.gpu.device(),
+        simd: target.context.simd(),
+        dtype: T::DTYPE,
+        flops,
+        bytes,
+        scratch,
+        threads: 1,
+        launches,
+    }
+}

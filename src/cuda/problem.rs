@@ -1,0 +1,198 @@
+//! What kernels are given, by value: the structs of kernels/problem.cuh, with its names and its comments' meanings. A test
+//! compares sizes and offsets with those that the compiler has written into the PTX.
+
+/// A length. One that no tensor has, as views with a stride of 0 may, is as long as can be, and refused where blocks are counted.
+pub(super) fn length(len: usize) -> i64 {
+    i64::try_from(len).unwrap_or(i64::MAX)
+}
+
+/// A storage type by the kernels' number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(i32)]
+pub(super) enum Type {
+    #[default]
+    F32 = 0,
+    F64 = 1,
+    F16 = 2,
+    Bf16 = 3,
+}
+
+impl Type {
+    pub(super) fn of<T: crate::Element>() -> Type {
+        match T::DTYPE {
+            crate::DType::F32 => Type::F32,
+            crate::DType::F64 => Type::F64,
+            crate::DType::F16 => Type::F16,
+            crate::DType::Bf16 => Type::Bf16,
+        }
+    }
+}
+
+/// An address of the device's memory; 0 is none.
+pub(super) type Address = u64;
+
+/// Distances between groups, and between the rows of one.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Rows {
+    pub(super) outer: i64,
+    pub(super) inner: i64,
+}
+
+/// One term of a contraction.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Segment {
+    pub(super) w: Address,
+    pub(super) w_a: i64,
+    pub(super) w_b: i64,
+    pub(super) w_c: i64,
+    pub(super) w_batch: i64,
+    pub(super) q: Address,
+    pub(super) q_n: Rows,
+    pub(super) q_b: i64,
+    pub(super) q_c: i64,
+    pub(super) q_batch: i64,
+    pub(super) p: Address,
+    pub(super) p_n: Rows,
+    pub(super) p_b: i64,
+    pub(super) p_batch: i64,
+    pub(super) slices: i64,
+    pub(super) depth: i64,
+    pub(super) w_type: Type,
+    pub(super) q_type: Type,
+    pub(super) p_type: Type,
+    pub(super) pad: i32,
+}
+
+pub(super) const SEGMENTS: usize = 4;
+
+/// A contraction: sums of segments and a bias.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Contract {
+    pub(super) n: i64,
+    pub(super) per: i64,
+    pub(super) lanes: i64,
+    pub(super) batches: i64,
+    pub(super) segment: [Segment; SEGMENTS],
+    pub(super) bias: Address,
+    pub(super) bias_n: Rows,
+    pub(super) bias_a: i64,
+    pub(super) bias_batch: i64,
+    pub(super) out: Address,
+    pub(super) out_n: Rows,
+    pub(super) out_a: i64,
+    pub(super) out_batch: i64,
+    pub(super) segments: i32,
+    pub(super) bias_type: Type,
+    pub(super) out_type: Type,
+    pub(super) add: i32,
+    pub(super) splits: i32,
+    pub(super) resident: i32,
+    pub(super) partial: Address,
+    pub(super) arrived: Address,
+}
+
+pub(super) const CONTRACTS: usize = 3;
+
+/// Contractions of one launch.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Contracts {
+    pub(super) problem: [Contract; CONTRACTS],
+    pub(super) blocks: [i64; CONTRACTS],
+    pub(super) count: i32,
+    pub(super) pad: i32,
+}
+
+/// Sums over the batch.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Gram {
+    pub(super) n: i64,
+    pub(super) per: i64,
+    pub(super) k: i64,
+    pub(super) i: i64,
+    pub(super) j: i64,
+    pub(super) batches: i64,
+    pub(super) s: Address,
+    pub(super) s_n: Rows,
+    pub(super) s_k: i64,
+    pub(super) s_batch: i64,
+    pub(super) p: Address,
+    pub(super) p_n: Rows,
+    pub(super) p_i: i64,
+    pub(super) p_batch: i64,
+    pub(super) q: Address,
+    pub(super) q_n: Rows,
+    pub(super) q_j: i64,
+    pub(super) q_batch: i64,
+    pub(super) scale: Address,
+    pub(super) scale_j: i64,
+    pub(super) out: Address,
+    pub(super) out_k: i64,
+    pub(super) out_i: i64,
+    pub(super) out_j: i64,
+    pub(super) out_batch: i64,
+    pub(super) s_type: Type,
+    pub(super) p_type: Type,
+    pub(super) q_type: Type,
+    pub(super) scale_type: Type,
+    pub(super) out_type: Type,
+    pub(super) add: i32,
+    pub(super) splits: i32,
+    pub(super) pad: i32,
+    pub(super) partial: Address,
+    pub(super) arrived: Address,
+}
+
+pub(super) const GRAMS: usize = 6;
+
+/// Sums over the batch of one launch.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Grams {
+    pub(super) problem: [Gram; GRAMS],
+    pub(super) blocks: [i64; GRAMS],
+    pub(super) count: i32,
+    pub(super) pad: i32,
+}
+
+/// One projection of CP, or one computed before (w = 0).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Projection {
+    pub(super) q: Address,
+    pub(super) q_n: Rows,
+    pub(super) q_c: i64,
+    pub(super) w: Address,
+    pub(super) w_c: i64,
+    pub(super) w_r: i64,
+    pub(super) depth: i64,
+    pub(super) q_type: Type,
+    pub(super) w_type: Type,
+}
+
+/// The hidden layer of CP, and what its gradients need.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Hidden {
+    pub(super) n: i64,
+    pub(super) per: i64,
+    pub(super) r: i64,
+    pub(super) p: Projection,
+    pub(super) q: Projection,
+    pub(super) d: Projection,
+    pub(super) lambda: Address,
+    pub(super) lambda_r: i64,
+    pub(super) lambda_type: Type,
+    pub(super) pad: i32,
+    pub(super) pitch: i64,
+    pub(super) out_p: Address,
+    pub(super) out_q: Address,
+    pub(super) out_h: Address,
+    pub(super) out_dp: Address,
+    pub(super) out_dq: Address,
+    pub(super) out_dl: Address,
+}

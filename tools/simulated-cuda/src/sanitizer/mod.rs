@@ -1,0 +1,3 @@
+//! Detectors of errors that hardware does not report.
+
+pub(crate) mod shadow;
