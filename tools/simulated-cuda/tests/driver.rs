@@ -5,6 +5,7 @@ mod driver_support;
 use cudarc::driver::result;
 use cudarc::driver::sys::{
     CUdevice_attribute, CUevent_flags, CUfunction_attribute_enum as Attribute, CUresult, cuLaunchHostFunc,
+    cuStreamQuery,
 };
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg,
@@ -12,7 +13,7 @@ use cudarc::driver::{
 use driver_support::{code, context, kernel, module, open, stream};
 use half::{bf16, f16};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 const KERNELS: &str = include_str!("driver_support/kernels.ptx");
 
@@ -291,6 +292,33 @@ fn threads_share_a_context() {
             });
         }
     });
+}
+
+/// A host function is the work that takes its time: what comes after it waits.
+#[test]
+fn a_host_function_that_waits() {
+    unsafe extern "C" fn wait(data: *mut std::ffi::c_void) {
+        // SAFETY: what the test passed, once.
+        let receiver = unsafe { Box::from_raw(data.cast::<Receiver<()>>()) };
+        receiver.recv().unwrap();
+    }
+    let first = stream();
+    let second = first.context().new_stream().unwrap();
+    let (sender, receiver) = channel();
+    // SAFETY: the function makes no CUDA calls and takes the receiver.
+    let launched = unsafe { cuLaunchHostFunc(first.cu_stream(), Some(wait), Box::into_raw(Box::new(receiver)).cast()) };
+    assert_eq!(launched, CUresult::CUDA_SUCCESS);
+    let done = first.record_event(None).unwrap();
+    second.wait(&done).unwrap();
+    // SAFETY: a stream.
+    let query = |stream: &CudaStream| unsafe { cuStreamQuery(stream.cu_stream()) };
+    assert_eq!(done.try_is_complete(), Ok(false));
+    assert_eq!((query(&first), query(&second)), (CUresult::CUDA_ERROR_NOT_READY, CUresult::CUDA_ERROR_NOT_READY));
+    sender.send(()).unwrap();
+    assert_eq!(second.clone_dtoh(&second.clone_htod(&[4]).unwrap()).unwrap(), [4]);
+    first.synchronize().unwrap();
+    assert_eq!((query(&first), query(&second)), (CUresult::CUDA_SUCCESS, CUresult::CUDA_SUCCESS));
+    assert_eq!(done.try_is_complete(), Ok(true));
 }
 
 #[test]

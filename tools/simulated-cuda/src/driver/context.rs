@@ -2,6 +2,7 @@
 
 use super::abi::{Handle, Out, guard};
 use super::capture;
+use super::pending;
 use super::result::{self, CUresult, Result};
 use super::state::{self, State, current_handle, with_stack};
 use std::ffi::{c_int, c_uint};
@@ -277,13 +278,16 @@ pub(super) extern "C" fn cuCtxGetId(context: Handle, id: Out<u64>) -> CUresult {
     })
 }
 
-/// Work ran when it was submitted: what is left is the error of a kernel that failed.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxSynchronize() -> CUresult {
     guard(|| {
         let mut state = state::get()?;
         let context = state.current()?;
-        capture::forbid_in_context(&mut state, context)
+        capture::forbid_in_context(&mut state, context)?;
+        let pending = state.pending_in(context);
+        drop(state);
+        pending::wait(&pending);
+        Ok(())
     })
 }
 

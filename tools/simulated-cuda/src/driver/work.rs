@@ -60,12 +60,7 @@ pub(super) fn run(work: Work, context: Handle) -> Result {
         Work::Kernel(kernel) => kernel.run(context),
         Work::Copy { to, from, bytes } => copy(to, from, bytes),
         Work::Fill { to, pattern, count } => fill(to, &pattern, count),
-        Work::Host { function, data } => {
-            // SAFETY: `function` came as a CUhostFn, which is such a pointer and not null.
-            let function: extern "C" fn(usize) = unsafe { std::mem::transmute(function) };
-            function(data);
-            Ok(())
-        }
+        Work::Host { .. } => unreachable!("a stream starts them itself"),
         Work::Record { event } => {
             let mut state = state::get()?;
             if let Some(event) = state.events.get_mut(&event) {
