@@ -5,7 +5,7 @@ mod driver_support;
 use cudarc::driver::result;
 use cudarc::driver::sys::{
     CUdevice_attribute, CUevent_flags, CUfunction_attribute_enum as Attribute, CUresult, cuLaunchHostFunc,
-    cuStreamQuery,
+    cuMemHostGetDevicePointer_v2, cuStreamQuery,
 };
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg,
@@ -242,6 +242,33 @@ fn pinned_host_memory() {
     host.as_mut_slice().unwrap().fill(0);
     stream.memcpy_dtoh(&device, &mut host).unwrap();
     assert!(host.as_slice().unwrap().iter().copied().eq(7..71));
+}
+
+/// Kernels reach pinned and managed memory by the host's address.
+#[test]
+fn host_memory_in_kernels() {
+    let stream = stream();
+    let context = stream.context();
+    let kernel = kernel(context, KERNELS, "saxpy");
+    // SAFETY: written before it is read.
+    let mut x = unsafe { context.alloc_pinned::<f32>(64) }.unwrap();
+    x.as_mut_slice().unwrap().fill(3.0);
+    // SAFETY: any bits are an f32.
+    let mut y = unsafe { context.alloc_unified::<f32>(64, true) }.unwrap();
+    y.as_mut_slice().unwrap().fill(1.0);
+    let mut x_address = 0;
+    // SAFETY: a place for the address of live memory.
+    unsafe {
+        let host = x.as_mut_slice().unwrap().as_mut_ptr().cast();
+        assert_eq!(cuMemHostGetDevicePointer_v2(&mut x_address, host, 0), CUresult::CUDA_SUCCESS);
+    }
+    let y_address = y.as_mut_slice().unwrap().as_mut_ptr() as u64;
+    let mut launch = stream.launch_builder(&kernel);
+    launch.arg(&2.0_f32).arg(&x_address).arg(&y_address).arg(&64_u32);
+    // SAFETY: the kernel's arguments.
+    unsafe { launch.launch(LaunchConfig::for_num_elems(64)) }.unwrap();
+    stream.synchronize().unwrap();
+    assert_eq!(y.as_slice().unwrap(), [7.0; 64]);
 }
 
 #[test]
