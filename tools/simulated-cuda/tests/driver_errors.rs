@@ -213,6 +213,11 @@ fn breaks(kernel_name: &str, address: u64, expected: CUresult) {
         launch(&stream, &kernel, base.wrapping_add(address), one)
     };
     assert_eq!(launched, CUresult::CUDA_SUCCESS, "the launch itself went well");
+    // Nobody has waited for it yet; and what comes after it does not run.
+    let event = stream.record_event(None).unwrap();
+    // SAFETY: never read.
+    drop(unsafe { stream.alloc::<u8>(16) }.unwrap());
+    assert_eq!(code(event.synchronize()), expected);
     assert_eq!(code(stream.synchronize()), expected);
     assert_eq!(code(context.synchronize()), expected, "again");
     assert_eq!(code(stream.clone_dtoh(&out)), expected);

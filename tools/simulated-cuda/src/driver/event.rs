@@ -46,7 +46,7 @@ pub(super) extern "C" fn cuEventDestroy_v2(event: Handle) -> CUresult {
     guard(|| {
         let mut state = state::get()?;
         let context = state.events.get(&event).ok_or(result::ERROR_INVALID_HANDLE)?.context;
-        state.context(context)?.error.map_or(Ok(()), Err)?;
+        state.context(context)?.check()?;
         state.events.remove(&event);
         Ok(())
     })
@@ -94,7 +94,7 @@ fn incomplete(event: Handle) -> Result<Vec<Pending>> {
     let mut state = state::get()?;
     let found = state.events.get(&event).ok_or(result::ERROR_INVALID_HANDLE)?;
     let (context, captured) = (found.context, found.captured.as_ref().map(|(capture, _)| *capture));
-    state.context(context)?.error.map_or(Ok(()), Err)?;
+    state.settle(context)?;
     match captured {
         None => Ok(state.events[&event].pending.clone()),
         Some(capture) => {
@@ -126,7 +126,7 @@ pub(super) extern "C" fn cuEventElapsedTime(milliseconds: Out<f32>, start: Handl
         let mut times = [None; 2];
         for (time, handle) in times.iter_mut().zip([start, end]) {
             let event = state.events.get(&handle).ok_or(result::ERROR_INVALID_HANDLE)?;
-            state.context(event.context)?.error.map_or(Ok(()), Err)?;
+            state.context(event.context)?.check()?;
             if event.flags & DISABLE_TIMING != 0 || event.captured.is_some() {
                 return Err(result::ERROR_INVALID_HANDLE);
             }

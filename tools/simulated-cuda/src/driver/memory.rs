@@ -122,11 +122,12 @@ pub(super) extern "C" fn cuMemAllocPitch_v2(
 pub(super) extern "C" fn cuMemFree_v2(address: CUdeviceptr) -> CUresult {
     guard(|| {
         let mut state = state::get()?;
-        state.current()?;
+        let context = state.current()?;
         if address == 0 {
             return Ok(());
         }
         capture::forbid_in_thread(&mut state)?;
+        state.settle(context)?;
         if state.host.contains_key(&(address as usize)) {
             return state.free_host(address as usize, Kind::Managed);
         }

@@ -3,7 +3,8 @@
 //! Work runs when it is submitted, on the caller's thread, before the call returns: but for host functions, which have
 //! a thread each, streams are idle between calls. What a program may rely on holds: order within a stream, events, the
 //! legacy stream. What a program must not rely on (that work of two streams runs in either order, or that a host buffer
-//! is read later) does not show here. As on a device, a kernel's error comes from the *next* call.
+//! is read later) does not show here. As on a device, a kernel's error does not come from its launch, but from the next
+//! call that waits for it.
 
 use super::abi::{Handle, Out, guard};
 use super::capture::{self, Wait};
@@ -47,7 +48,7 @@ impl State {
         if handle > 2 {
             let stream = self.streams.get(&handle).filter(|stream| !stream.legacy && stream.thread.is_none());
             let context = stream.ok_or(result::ERROR_INVALID_HANDLE)?.context;
-            return self.context(context)?.error.map_or(Ok(handle), Err);
+            return self.context(context)?.check().map(|()| handle);
         }
         let context = self.current()?;
         let thread = (handle == 2).then(|| std::thread::current().id());
@@ -81,6 +82,10 @@ pub(super) fn start(mut state: MutexGuard<State>, stream: Handle, work: Work) ->
         return Ok(());
     }
     let context = entry.context;
+    if state.contexts[&context].error.is_some() && !matches!(work, Work::Free { .. }) {
+        // After a kernel that failed nothing runs; who waits will be told.
+        return Ok(());
+    }
     drop(state);
     pending::wait(&before);
     work::run(work, context)
@@ -134,6 +139,8 @@ fn unsettled(stream: Handle) -> Result<Vec<Pending>> {
     let stream = state.stream(stream)?;
     capture::check_legacy(&mut state, stream)?;
     capture::forbid_in_stream(&mut state, stream)?;
+    let context = state.streams[&stream].context;
+    state.settle(context)?;
     Ok(state.pending_before(stream))
 }
 

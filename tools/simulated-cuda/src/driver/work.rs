@@ -145,6 +145,8 @@ fn code(fault: &Fault) -> CUresult {
     match fault.kind {
         FaultKind::OutOfBounds { .. } => result::ERROR_ILLEGAL_ADDRESS,
         FaultKind::Misaligned { .. } => result::ERROR_MISALIGNED_ADDRESS,
+        // A failed assert is a trap within a call of `__assertfail`.
+        FaultKind::Trap if fault.text.trim_start().starts_with("call") => result::ERROR_ASSERT,
         FaultKind::Timeout | FaultKind::Deadlock => result::ERROR_LAUNCH_TIMEOUT,
         FaultKind::Invalid(_) => result::ERROR_ILLEGAL_INSTRUCTION,
         _ => result::ERROR_LAUNCH_FAILED,
