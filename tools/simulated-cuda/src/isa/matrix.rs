@@ -76,7 +76,7 @@ impl Decoder<'_> {
         {
             return self.unsupported(&i.opcode);
         }
-        let Some(shape) = shape_of(m) else { return self.unsupported(&i.opcode) };
+        let Some(mut shape) = shape_of(m) else { return self.unsupported(&i.opcode) };
         let types = m.types();
         let [d, a, b, c] = match types[..] {
             [d, a, b, c] => [d, a, b, c],
@@ -87,6 +87,9 @@ impl Decoder<'_> {
         let numbers = [d, a, b, c].map(Number::of);
         let [Some(dn), Some(an), Some(bn), Some(cn)] = numbers else { return self.unsupported(&i.opcode) };
         let layouts: Vec<&str> = m.0.iter().copied().filter(|part| matches!(*part, "row" | "col")).collect();
+        if !wmma && an == Number::F16 && (shape.m, shape.n, shape.k) == (8, 8, 4) {
+            shape.batches = 4;
+        }
         let mut fragments = Vec::new();
         for (at, (number, part)) in [(dn, 'd'), (an, 'a'), (bn, 'b'), (cn, 'c')].into_iter().enumerate() {
             let operand = self.operand(i, at)?.clone();

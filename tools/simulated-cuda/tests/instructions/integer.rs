@@ -48,7 +48,7 @@ fn mul_hi_and_wide() {
             let see = |x: u64| if sign == "s" { s(x, width) } else { u(x) };
             let both: [(u32, &[u64]); 2] = [(width, &values), (width, &values)];
             check(&format!("mul.hi.{sign}{width} %d, %a, %b;"), width, &both, |x| {
-                low(see(x[0]) * see(x[1]) >> width, width)
+                low((see(x[0]) * see(x[1])) >> width, width)
             });
             check(&format!("mul.wide.{sign}{width} %d, %a, %b;"), 2 * width, &both, |x| {
                 low(see(x[0]) * see(x[1]), 2 * width)
@@ -57,9 +57,11 @@ fn mul_hi_and_wide() {
     }
     let values = edges(64);
     check("mul.hi.u64 %d, %a, %b;", 64, &[(64, &values), (64, &values)], |x| {
-        (u128::from(x[0]) * u128::from(x[1]) >> 64) as u64
+        ((u128::from(x[0]) * u128::from(x[1])) >> 64) as u64
     });
-    check("mul.hi.s64 %d, %a, %b;", 64, &[(64, &values), (64, &values)], |x| (s(x[0], 64) * s(x[1], 64) >> 64) as u64);
+    check("mul.hi.s64 %d, %a, %b;", 64, &[(64, &values), (64, &values)], |x| {
+        ((s(x[0], 64) * s(x[1], 64)) >> 64) as u64
+    });
 }
 
 #[test]
@@ -67,10 +69,10 @@ fn mad() {
     let (v32, v64, v16) = (edges(32), edges(64), edges(16));
     let three: [(u32, &[u64]); 3] = [(32, &v32), (32, &v32), (32, &v32)];
     check("mad.lo.s32 %d, %a, %b, %c;", 32, &three, |x| low(s(x[0], 32) * s(x[1], 32) + s(x[2], 32), 32));
-    check("mad.hi.u32 %d, %a, %b, %c;", 32, &three, |x| low((u(x[0]) * u(x[1]) >> 32) + u(x[2]), 32));
-    check("mad.hi.s32 %d, %a, %b, %c;", 32, &three, |x| low((s(x[0], 32) * s(x[1], 32) >> 32) + s(x[2], 32), 32));
+    check("mad.hi.u32 %d, %a, %b, %c;", 32, &three, |x| low(((u(x[0]) * u(x[1])) >> 32) + u(x[2]), 32));
+    check("mad.hi.s32 %d, %a, %b, %c;", 32, &three, |x| low(((s(x[0], 32) * s(x[1], 32)) >> 32) + s(x[2], 32), 32));
     check("mad.hi.sat.s32 %d, %a, %b, %c;", 32, &three, |x| {
-        let sum = (s(x[0], 32) * s(x[1], 32) >> 32) + s(x[2], 32);
+        let sum = ((s(x[0], 32) * s(x[1], 32)) >> 32) + s(x[2], 32);
         low(sum.clamp(i128::from(i32::MIN), i128::from(i32::MAX)), 32)
     });
     let wide: [(u32, &[u64]); 3] = [(32, &v32), (32, &v32), (64, &v64)];
@@ -161,7 +163,7 @@ fn carries() {
                 mul.lo.u32 r0, al, bl;\nmul.hi.u32 r1, al, bl;\nmad.lo.cc.u32 r1, al, bh, r1;\nmadc.hi.u32 r2, al, bh, 0;\n\
                 mad.lo.cc.u32 r1, ah, bl, r1;\nmadc.hi.cc.u32 r2, ah, bl, r2;\naddc.u32 r3, 0, 0;\n\
                 mad.lo.cc.u32 r2, ah, bh, r2;\nmadc.hi.u32 r3, ah, bh, r3;\nmov.b64 %d, {r2, r3};\n}";
-    check(code, 64, &two, |x| (u128::from(x[0]) * u128::from(x[1]) >> 64) as u64);
+    check(code, 64, &two, |x| ((u128::from(x[0]) * u128::from(x[1])) >> 64) as u64);
     let flag = "add.cc.u64 %x, %a, %b;\naddc.u64 %d, 0, 0;";
     check(flag, 64, &two, |x| u64::from(x[0].checked_add(x[1]).is_none()));
 }

@@ -332,6 +332,52 @@ fn mma_of_doubles() {
 }
 
 #[test]
+fn mma_by_quad_pairs() {
+    // m8n8k4 of f16: four products side by side, each of lanes 4 q .. 4 q + 4 and those 16 further.
+    for a_layout in ["row", "col"] {
+        for b_layout in ["row", "col"] {
+            // Row and column of the lane's element i, as the manual's formulas have it.
+            let a = |lane: usize, i: usize| {
+                let upper = if lane < 16 { 0 } else { 4 };
+                if a_layout == "row" { (lane % 4 + upper, i) } else { (i % 4 + upper, lane % 4) }
+            };
+            let b = |lane: usize, i: usize| {
+                let upper = if lane < 16 { 0 } else { 4 };
+                if b_layout == "row" { (lane % 4, i + upper) } else { (i, lane % 4 + upper) }
+            };
+            let c = |lane: usize, i: usize| {
+                let x = (lane & 0b1) + (i & 0b10);
+                (if lane < 16 { x } else { x + 4 }, (i & 0b100) + (lane & 0b10) + (i & 0b1))
+            };
+            let pair = |place: &dyn Fn(usize, usize) -> (usize, usize), lane: usize, register: usize, salt: usize| {
+                (0..2).fold(0, |word, part| {
+                    let (row, col) = place(lane, 2 * register + part);
+                    word | half(entry(row, col, salt + lane % 16 / 4)) << (16 * part)
+                })
+            };
+            let input: Vec<u32> = (0..32)
+                .flat_map(|lane| {
+                    [pair(&a, lane, 0, 0), pair(&a, lane, 1, 0), pair(&b, lane, 0, 5), pair(&b, lane, 1, 5)]
+                })
+                .collect();
+            let body = format!(
+                "mov.b32 %r50, 0f40000000;\nmma.sync.aligned.m8n8k4.{a_layout}.{b_layout}.f32.f16.f16.f32 {}, {{%r0, %r1}}, {{%r2, %r3}}, \
+                 {{%r50, %r50, %r50, %r50, %r50, %r50, %r50, %r50}};",
+                registers(100, 8)
+            );
+            let found = run(&input, 4, 8, &body);
+            for lane in 0..32 {
+                for i in 0..8 {
+                    let ((row, col), pair) = (c(lane, i), lane % 16 / 4);
+                    let exact: i32 = 2 + (0..4).map(|k| entry(row, k, pair) * entry(k, col, 5 + pair)).sum::<i32>();
+                    assert_eq!(from_float(found[8 * lane + i]), exact, "{a_layout} {b_layout} lane {lane} element {i}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn tensor_cores_truncate_tf32_and_keep_exact_products() {
     // A single register of ones but for one element: lane 0's a0 times b0.
     let product = |kind: &str, a: u32, b: u32, c: f32| {
