@@ -2,6 +2,7 @@
 
 use super::abi::{Out, Text, guard};
 use super::result::{self, CUresult, Result};
+use super::state;
 use super::{
     capture, context, copy, device, event, function, graph, host, memory, module, occupancy, pool, result as codes,
     stream,
@@ -119,6 +120,12 @@ fn table() -> Vec<(&'static str, c_int, *const ())> {
         ("cuStreamGetCaptureInfo", 11030, capture::cuStreamGetCaptureInfo_v2 as *const ()),
         ("cuStreamGetCaptureInfo", 12030, NONE),
         ("cuThreadExchangeStreamCaptureMode", 10010, capture::cuThreadExchangeStreamCaptureMode as *const ()),
+        ("cuMemAllocManaged", 6000, host::cuMemAllocManaged as *const ()),
+        ("cuMemAdvise", 8000, host::cuMemAdvise as *const ()),
+        ("cuMemAdvise", 12020, host::cuMemAdvise_v2 as *const ()),
+        ("cuMemPrefetchAsync", 8000, host::cuMemPrefetchAsync as *const ()),
+        ("cuMemPrefetchAsync", 12020, host::cuMemPrefetchAsync_v2 as *const ()),
+        ("cuStreamAttachMemAsync", 6000, host::cuStreamAttachMemAsync as *const ()),
         ("cuMemHostAlloc", 2020, host::cuMemHostAlloc as *const ()),
         ("cuMemAllocHost", 3020, host::cuMemAllocHost_v2 as *const ()),
         ("cuMemFreeHost", 2000, host::cuMemFreeHost as *const ()),
@@ -191,9 +198,9 @@ enum Found {
     TooNew = 2,
 }
 
-/// The newest form that `version` knows.
-fn find(name: &str, version: c_int) -> (Found, *const ()) {
-    let forms = table().into_iter().filter(|(known, ..)| *known == name);
+/// The newest form that `version` of the client and `driver` know.
+fn find(name: &str, version: c_int, driver: c_int) -> (Found, *const ()) {
+    let forms = table().into_iter().filter(|&(known, since, _)| known == name && since <= driver);
     let mut known = false;
     let newest = forms.inspect(|_| known = true).filter(|(_, since, _)| *since <= version).max_by_key(|form| form.1);
     match newest {
@@ -211,7 +218,7 @@ fn look_up(name: Text, address: Out<*const ()>, version: c_int, flags: u64) -> R
     if flags & !KNOWN_FLAGS != 0 {
         return Err(result::ERROR_INVALID_VALUE);
     }
-    let (found, symbol) = find(name, version);
+    let (found, symbol) = find(name, version, state::driver_version()? as c_int);
     address.set(symbol)?;
     Ok(found)
 }
@@ -258,12 +265,13 @@ mod tests {
 
     #[test]
     fn the_newest_form_that_the_client_knows() {
-        assert!(find("cuCtxCreate", 3010) == (Found::TooNew, NONE));
-        assert!(find("cuCtxCreate", 11030) == (Found::Symbol, context::cuCtxCreate_v2 as *const ()));
-        assert!(find("cuCtxCreate", 12040) == (Found::Symbol, context::cuCtxCreate_v3 as *const ()));
-        assert!(find("cuCtxCreate", 99999) == (Found::Symbol, context::cuCtxCreate_v4 as *const ()));
-        assert!(find("cuCtxSynchronize", 12000) == (Found::Symbol, context::cuCtxSynchronize as *const ()));
-        assert!(find("cuCtxSynchronize", 13000) == (Found::Nothing, NONE));
-        assert!(find("cuNoSuchThing", 13000) == (Found::Nothing, NONE));
+        assert!(find("cuCtxCreate", 3010, 13050) == (Found::TooNew, NONE));
+        assert!(find("cuCtxCreate", 11030, 13050) == (Found::Symbol, context::cuCtxCreate_v2 as *const ()));
+        assert!(find("cuCtxCreate", 12040, 13050) == (Found::Symbol, context::cuCtxCreate_v3 as *const ()));
+        assert!(find("cuCtxCreate", 99999, 13050) == (Found::Symbol, context::cuCtxCreate_v4 as *const ()));
+        assert!(find("cuCtxSynchronize", 12000, 13050) == (Found::Symbol, context::cuCtxSynchronize as *const ()));
+        assert!(find("cuCtxSynchronize", 13000, 13050) == (Found::Nothing, NONE));
+        assert!(find("cuMemAllocAsync", 13000, 11010) == (Found::Nothing, NONE));
+        assert!(find("cuNoSuchThing", 13000, 13050) == (Found::Nothing, NONE));
     }
 }
