@@ -43,7 +43,7 @@ struct ContractMmaTile {
     __device__ __forceinline__ void multiply(const unsigned char* q, const unsigned char* w) {
         const int lane = threadIdx.x % 32;
         const int a_at = Stage::at(warp_row() + lane % 16, lane / 16);
-        const int b_at = Stage::at(warp_lane() + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+        const int b_at = ALONG_ROWS ? Stage::lane_b(warp_lane()) : Stage::at(warp_lane() + lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
         for (int s = 0; s < 2; s++) {  // the 32-byte halves of a step; their chunks are 2·s further, before the exchange
             uint32_t a[MT][4], b[NT / 2][4];
@@ -54,7 +54,7 @@ struct ContractMmaTile {
                 if (!ALONG_ROWS) {
                     ldmatrix(b[n], shared_address(w) + (b_at ^ s * 32) + n * 16 * 64);
                 } else {
-                    Stage::fragment_b_rows(b[n], w, s, warp_lane() + n * 16, lane);
+                    Stage::fragment_b(b[n], w, b_at, s, n * 16);
                 }
             }
             if (KIND == Kind::TF32) {

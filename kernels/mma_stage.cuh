@@ -86,26 +86,39 @@ struct MmaStage {
         return c * PITCH + ((chunk ^ (SIZE == 2 ? c & 7 : 2 * (c & 3))) << 4);
     }
 
-    // Operand B of step s for the 16 rows from `row`, two mma's, from the layout along rows.
-    __device__ static __forceinline__ void fragment_b_rows(uint32_t (&b)[4], const unsigned char* tile, int s, int row, int lane) {
-        if (SIZE == 2) {
-            ldmatrix_transposed(b, shared_address(tile) + at_rows(s * 16 + lane % 16, row / 8 + lane / 16));
+    // Fragments from the layout along rows, of 16 rows from `warp` + `row`, at step s. The lane's own part of the address, and the
+    // exchange with it, is made once (`lane_a`, `lane_b`, with the warp's first row, a multiple of 32); `row` and s are constants.
+    __device__ static __forceinline__ int lane_a(int warp) {
+        const int lane = threadIdx.x % 32;
+        return SIZE == 2 ? at_rows(lane / 16 * 8 + lane % 8, warp / 8 + lane / 8 % 2) : lane_word(warp);
+    }
+    __device__ static __forceinline__ int lane_b(int warp) {
+        const int lane = threadIdx.x % 32;
+        return SIZE == 2 ? at_rows(lane % 16, warp / 8 + lane / 16) : lane_word(warp);
+    }
+    __device__ static __forceinline__ int lane_word(int warp) {
+        const int lane = threadIdx.x % 32;
+        return at_rows(lane % 4, warp / 4 + lane / 16) + lane / 4 % 4 * 4;
+    }
+    __device__ static __forceinline__ uint32_t word(const unsigned char* tile, int lane_at, int c, int row) {
+        return *reinterpret_cast<const uint32_t*>(tile + (lane_at ^ (row * 4 & 96)) + (row * 4 & ~96) + c * PITCH);
+    }
+    __device__ static __forceinline__ void fragment_a(uint32_t (&a)[4], const unsigned char* tile, int lane_at, int s, int row) {
+        if constexpr (SIZE == 2) {
+            ldmatrix_transposed(a, shared_address(tile) + (lane_at ^ row * 2) + s * 16 * PITCH);
         } else {
 #pragma unroll
-            for (int i = 0; i < 4; i++) b[i] = word(tile, s * 8 + lane % 4 + i % 2 * 4, row + i / 2 * 8 + lane / 4);
+            for (int i = 0; i < 4; i++) a[i] = word(tile, lane_at, s * 8 + i / 2 * 4, row + i % 2 * 8);
         }
     }
-    // Operand A of step s for the 16 rows from `row`, from the layout along rows.
-    __device__ static __forceinline__ void fragment_a_rows(uint32_t (&a)[4], const unsigned char* tile, int s, int row, int lane) {
-        if (SIZE == 2) {
-            ldmatrix_transposed(a, shared_address(tile) + at_rows(s * 16 + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2));
+    // Two mma's.
+    __device__ static __forceinline__ void fragment_b(uint32_t (&b)[4], const unsigned char* tile, int lane_at, int s, int row) {
+        if constexpr (SIZE == 2) {
+            ldmatrix_transposed(b, shared_address(tile) + (lane_at ^ row * 2) + s * 16 * PITCH);
         } else {
 #pragma unroll
-            for (int i = 0; i < 4; i++) a[i] = word(tile, s * 8 + lane % 4 + i / 2 * 4, row + i % 2 * 8 + lane / 4);
+            for (int i = 0; i < 4; i++) b[i] = word(tile, lane_at, s * 8 + i % 2 * 4, row + i / 2 * 8);
         }
-    }
-    __device__ static __forceinline__ uint32_t word(const unsigned char* tile, int c, int row) {
-        return *reinterpret_cast<const uint32_t*>(tile + at_rows(c, row / 4) + row % 4 * 4);
     }
 
     __device__ __forceinline__ int row(int l) const {
