@@ -43,7 +43,7 @@ struct ContractMmaTile {
     __device__ __forceinline__ void multiply(const unsigned char* q, const unsigned char* w) {
         const int lane = threadIdx.x % 32;
         const int a_at = Stage::at(warp_row() + lane % 16, lane / 16);
-        const int b_at = Stage::at(warp_lane() + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+        const int b_at = ALONG_ROWS ? Stage::lane_b(warp_lane()) : Stage::at(warp_lane() + lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
         for (int s = 0; s < 2; s++) {  // the 32-byte halves of a step; their chunks are 2·s further, before the exchange
             uint32_t a[MT][4], b[NT / 2][4];
@@ -54,7 +54,7 @@ struct ContractMmaTile {
                 if (!ALONG_ROWS) {
                     ldmatrix(b[n], shared_address(w) + (b_at ^ s * 32) + n * 16 * 64);
                 } else {
-                    Stage::fragment_b_rows(b[n], w, s, warp_lane() + n * 16, lane);
+                    Stage::fragment_b(b[n], w, b_at, s, n * 16);
                 }
             }
             if (KIND == Kind::TF32) {
@@ -94,17 +94,22 @@ struct ContractMmaTile {
 
     __device__ __forceinline__ void segment(const Contract& c, const Segment& s, const Place& place, int64_t lo, int64_t hi,
                                             uint32_t steps) {
-        Stage stage_q, stage_w;
-        stage_q.template begin<false>(shifted(s.q, place.batch * s.q_batch, s.q_type), place.first_n, c.per, c.n, s.q_n, s.q_c,
-                                      s.slices == 1 ? 0 : s.q_b);
-        stage_w.template begin<true>(shifted(s.w, place.batch * s.w_batch, s.w_type), place.first_a, c.lanes, c.lanes,
-                                     Rows{0, s.w_a}, s.w_c, s.slices == 1 ? 0 : s.w_b);
+        __shared__ typename Stage::Plan plan_q, plan_w;
+        const void* q = shifted(s.q, place.batch * s.q_batch, s.q_type);
+        const void* w = shifted(s.w, place.batch * s.w_batch, s.w_type);
+        if (threadIdx.x == 0) {
+            plan_q.template make<false>(q, place.first_n, c.per, c.n, s.q_n, s.q_c, s.slices == 1 ? 0 : s.q_b, steps);
+            plan_w.template make<true>(w, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, s.slices == 1 ? 0 : s.w_b, steps);
+        }
+        __syncthreads();
+        // `next` is the step that is brought next; slice and chunk are those of the one that is multiplied.
+        uint32_t slice = lo / steps, chunk = lo - int64_t(slice) * steps, next_chunk = chunk;
+        Stage stage_q(plan_q, q, place.first_n, c.per, c.n, s.q_n, s.q_c, slice, chunk);
+        Stage stage_w(plan_w, w, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, slice, chunk);
         const bool scaled = s.p != nullptr;
         const bool keep = s.q_b == 0 && s.depth <= c.resident;
 
-        // Of the step that is brought next, and of the one that is multiplied next.
-        uint32_t next_slice = lo / steps, next_chunk = lo - int64_t(next_slice) * steps;
-        uint32_t slice = next_slice, chunk = next_chunk;
+        const int last = int(s.depth - int64_t(steps - 1) * BK);  // c of a slice's last step
         int64_t fresh = keep && hi - lo > steps ? steps : hi - lo;  // steps that find no q in shared memory
         int64_t to_bring = hi - lo;
         int next_slot = 0, slot = 0;  // of the ring
@@ -112,8 +117,10 @@ struct ContractMmaTile {
 
         auto place_q = [&](uint32_t of, int ring) { return shared_q + (keep ? of : ring) * Stage::BYTES; };
         auto advance = [&] {
-            if (++next_chunk == steps) next_chunk = 0, next_slice++;
-            if (++next_slot == STAGES) next_slot = 0;
+            bool ends = next_chunk + 1 == steps;
+            stage_q.next(ends), stage_w.next(ends);
+            next_chunk = ends ? 0 : next_chunk + 1;
+            next_slot = next_slot + 1 == STAGES ? 0 : next_slot + 1;
             to_bring--, fresh--;
         };
         if (scaled) {
@@ -123,10 +130,9 @@ struct ContractMmaTile {
 #if __CUDA_ARCH__ >= 800
         auto bring = [&] {
             if (to_bring > 0) {
-                int64_t c0 = int64_t(next_chunk) * BK;
-                int left = s.depth - c0 < BK ? int(s.depth - c0) : BK;
-                if (fresh > 0) stage_q.copy(place_q(next_chunk, next_slot), next_slice * s.q_b, c0, left);
-                stage_w.copy(shared_w + next_slot * Stage::BYTES, next_slice * s.w_b, c0, left);
+                int left = next_chunk + 1 == steps ? last : BK;
+                if (fresh > 0) stage_q.copy(place_q(next_chunk, next_slot), left);
+                stage_w.copy(shared_w + next_slot * Stage::BYTES, left);
                 advance();
             }
             commit_copies();
@@ -139,10 +145,9 @@ struct ContractMmaTile {
             bring();
 #else
         auto load = [&] {
-            int64_t c0 = int64_t(next_chunk) * BK;
-            int left = s.depth - c0 < BK ? int(s.depth - c0) : BK;
-            if (fresh > 0) stage_q.load(next_slice * s.q_b, c0, left);
-            stage_w.load(next_slice * s.w_b, c0, left);
+            int left = next_chunk + 1 == steps ? last : BK;
+            if (fresh > 0) stage_q.load(left);
+            stage_w.load(left);
         };
         auto store = [&] {
             if (fresh > 0) stage_q.store(place_q(next_chunk, next_slot));
@@ -160,14 +165,14 @@ struct ContractMmaTile {
             bool ends = chunk + 1 == steps;
             bool new_scales = scaled && ends && (slice + 1) % SCALES == 0 && todo > 1;
             if (new_scales) scale.load(c, s, place, slice + 1);
-            if (stage_w.along_rows)
+            if (plan_w.along_rows)
                 multiply<true>(q, w);
             else
                 multiply<false>(q, w);
             if (scaled && (ends || todo == 1)) flush(Scale::at(shared_p, slice));
             if (new_scales) scale.store(shared_p, slice + 1);
             if (ends) chunk = 0, slice++; else chunk++;
-            if (++slot == STAGES) slot = 0;
+            slot = slot + 1 == STAGES ? 0 : slot + 1;
 #if __CUDA_ARCH__ < 800
             if (to_bring > 0) store();
             __syncthreads();

@@ -42,7 +42,10 @@ struct Raw<float> {
         for (int e = 0; e < 4; e++)
             if (e < count) load_into(e, from + e * step, type);
     }
-    // One, as element e; the others stay.
+    __device__ __forceinline__ void one(Type type) {
+        for (int e = 0; e < 4; e++) word[e] = type == F32 ? 0x3f800000 : type == F16 ? 0x3c003c00 : 0x3f803f80;
+    }
+    // A single one, as element e; the others stay.
     __device__ __forceinline__ void load_into(int e, const char* from, Type type) {
         if (type == F32) {
             word[e] = __ldg(reinterpret_cast<const uint32_t*>(from));
@@ -76,6 +79,7 @@ struct Raw<double> {
     double value[2];
 
     __device__ __forceinline__ void zero() { value[0] = value[1] = 0; }
+    __device__ __forceinline__ void one(Type) { value[0] = value[1] = 1; }
     __device__ __forceinline__ void load_vector(const char* from, Type) {
         double2 both = __ldg(reinterpret_cast<const double2*>(from));
         value[0] = both.x, value[1] = both.y;

@@ -24,7 +24,7 @@ struct GramTile {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, TM = TM_, TN = TN_, V = VECTOR<T>;
     using Grid = Threads<T, BM, BN, BK, TM, TN>;
     static constexpr int COUNT = Grid::COUNT, AT_Q = 2 * BM * BK, BYTES = (AT_Q + 2 * BN * BK) * int(sizeof(T));
-    using Load = GramLoad<T, BM, BN, BK, COUNT>;
+    using Load = GramLoad<T, ANY, BM, BN, BK, COUNT>;
 
     T sums[TM][TN];
     Grid grid;
