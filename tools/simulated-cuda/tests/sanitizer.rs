@@ -99,8 +99,10 @@ fn uninitialised_global_memory() {
     clean(run("ld.global.u32 %r5, [%rd3];"));
     // What the kernel itself wrote is initialised; a part of a word that is not, is not.
     clean(run("st.global.u32 [%rd3+128], %r1; ld.global.u32 %r5, [%rd3+128];"));
-    let (kind, ..) =
-        caught(run("cvt.u16.u32 %h1, %r1; st.global.u16 [%rd3+128], %h1;\nld.global.u32 %r5, [%rd3+128];"), "ld.global");
+    let (kind, ..) = caught(
+        run("cvt.u16.u32 %h1, %r1; st.global.u16 [%rd3+128], %h1;\nld.global.u32 %r5, [%rd3+128];"),
+        "ld.global",
+    );
     assert!(matches!(kind, FaultKind::UninitialisedMemory { .. }));
 }
 

@@ -83,7 +83,7 @@ impl Config {
             capability,
             name: get("NAME").unwrap_or_else(|| format!("Simulated CUDA device (sm_{capability})")),
             memory: parsed(get, "MEMORY", 4 << 30, size)?,
-            driver_version: parsed(get, "DRIVER_VERSION", 13050, |text| text.parse().ok().filter(|&v| v >= 11000))?,
+            driver_version: parsed(get, "DRIVER_VERSION", 13050, |text| text.parse().ok().filter(|&v| v >= 9000))?,
             multiprocessors: parsed(get, "MULTIPROCESSORS", 8, |text| text.parse().ok().filter(|&n| n > 0))?,
             pools: parsed(get, "POOLS", true, switch)?,
             sanitizer: parsed(get, "SANITIZER", true, switch)?,

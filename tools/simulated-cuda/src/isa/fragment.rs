@@ -99,9 +99,7 @@ pub(super) fn layout_of(shape: Shape, part: char, number: Number, layouts: &[&st
     // Element i of lane l: group g = l / 4, t = l mod 4.
     let place: Box<dyn Fn(usize, usize, usize) -> (usize, usize)> = match (part, operand, (m, n, k)) {
         // Columns of A and rows of B come in runs of as many as fill a register.
-        ('a', F16 | Bf16, (16, 8, 8 | 16)) => {
-            Box::new(|g, t, i| (g + 8 * (i / 2 % 2), 2 * t + i % 2 + 8 * (i / 4)))
-        }
+        ('a', F16 | Bf16, (16, 8, 8 | 16)) => Box::new(|g, t, i| (g + 8 * (i / 2 % 2), 2 * t + i % 2 + 8 * (i / 4))),
         ('b', F16 | Bf16, (16, 8, 8 | 16)) => Box::new(|g, t, i| (2 * t + i % 2 + 8 * (i / 2), g)),
         ('a', Tf32, (16, 8, 4 | 8)) | ('a', F64, (16, 8, 4 | 8 | 16)) => {
             Box::new(|g, t, i| (g + 8 * (i % 2), t + 4 * (i / 2)))
@@ -110,9 +108,7 @@ pub(super) fn layout_of(shape: Shape, part: char, number: Number, layouts: &[&st
         ('a', F64, (8, 8, 4)) => Box::new(|g, t, _| (g, t)),
         ('b', F64, (8, 8, 4)) => Box::new(|g, t, _| (t, g)),
         ('a', S8 | U8, (8, 8, 16)) => Box::new(|g, t, i| (g, 4 * t + i)),
-        ('a', S8 | U8, (16, 8, 16 | 32)) => {
-            Box::new(|g, t, i| (g + 8 * (i / 4 % 2), 4 * t + i % 4 + 16 * (i / 8)))
-        }
+        ('a', S8 | U8, (16, 8, 16 | 32)) => Box::new(|g, t, i| (g + 8 * (i / 4 % 2), 4 * t + i % 4 + 16 * (i / 8))),
         ('b', S8 | U8, (8 | 16, 8, 16 | 32)) => Box::new(|g, t, i| (4 * t + i % 4 + 16 * (i / 4), g)),
         ('c' | 'd', _, (8 | 16, 8, _)) => Box::new(|g, t, i| (g + 8 * (i / 2), 2 * t + i % 2)),
         _ => return None,

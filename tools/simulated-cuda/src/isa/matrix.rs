@@ -23,7 +23,8 @@ impl Decoder<'_> {
             "ldmatrix" => Ok(Some(Op::LoadMatrix(self.matrix_move(m, i, 0, 1)?))),
             "stmatrix" => Ok(Some(Op::StoreMatrix(self.matrix_move(m, i, 1, 0)?))),
             "movmatrix" => {
-                let (d, a) = (self.target::<u32>(&self.operand(i, 0)?.clone())?, self.source::<u32>(self.operand(i, 1)?)?);
+                let (d, a) =
+                    (self.target::<u32>(&self.operand(i, 0)?.clone())?, self.source::<u32>(self.operand(i, 1)?)?);
                 self.whole_warp(Box::new(move |s, _| {
                     let from = s.r[a as usize].0;
                     let element = |row: usize, col: usize| from[4 * row + col / 2] >> (16 * (col % 2)) & 0xffff;
@@ -63,8 +64,7 @@ impl Decoder<'_> {
     fn fragment(&mut self, operand: &Operand, number: Number, index: Vec<u16>) -> Result<Fragment> {
         let operands = list(operand);
         let wide = number == Number::F64;
-        let registers =
-            operands.iter().map(|operand| self.source_of(operand, wide)).collect::<Result<Vec<u32>>>()?;
+        let registers = operands.iter().map(|operand| self.source_of(operand, wide)).collect::<Result<Vec<u32>>>()?;
         if registers.len() * number.pack() * LANES != index.len() {
             return self.syntax(format!("{} registers do not hold this fragment", registers.len()));
         }
@@ -72,7 +72,8 @@ impl Decoder<'_> {
     }
 
     fn mma(&mut self, m: &Modifiers, i: &Source, wmma: bool) -> Result<Option<Op>> {
-        if m.0.iter().any(|part| part.starts_with("kind") || part.starts_with("sp") || *part == "xor" || *part == "and") {
+        if m.0.iter().any(|part| part.starts_with("kind") || part.starts_with("sp") || *part == "xor" || *part == "and")
+        {
             return self.unsupported(&i.opcode);
         }
         let Some(shape) = shape_of(m) else { return self.unsupported(&i.opcode) };
@@ -215,12 +216,7 @@ impl Accumulator for i64 {
 const MOST: usize = 512;
 
 /// D = A B + C, of the fragments in a warp's registers.
-fn product<T: Accumulator>(
-    s: &mut Registers,
-    shape: Shape,
-    fragments: [&Fragment; 4],
-    finish: impl Fn(T) -> T,
-) {
+fn product<T: Accumulator>(s: &mut Registers, shape: Shape, fragments: [&Fragment; 4], finish: impl Fn(T) -> T) {
     #[inline(always)]
     fn body<T: Accumulator>(shape: Shape, a: &[T], b: &[T], c: &mut [T]) {
         let Shape { m, n, k, batches } = shape;

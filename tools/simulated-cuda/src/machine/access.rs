@@ -1,6 +1,15 @@
 //! Loads and stores.
 
-use super::{Outcome, block::Block, code::*, each, memory::Allocation, registers::{ALL, LANES}, trouble, warp::Warp};
+use super::{
+    Outcome,
+    block::Block,
+    code::*,
+    each,
+    memory::Allocation,
+    registers::{ALL, LANES},
+    trouble,
+    warp::Warp,
+};
 use crate::{FaultKind, fault::Space};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -154,7 +163,8 @@ impl<'a> Block<'a> {
             let size = access.bytes * access.elements.len() as u32;
             match space {
                 AccessSpace::Shared => {
-                    let distinct = if self.shadow.is_some() { without_copies(warp, access, addresses, mask) } else { mask };
+                    let distinct =
+                        if self.shadow.is_some() { without_copies(warp, access, addresses, mask) } else { mask };
                     self.check_ranges(addresses, mask, size, true)?;
                     self.watch_shared(warp, addresses, (mask, distinct), size, true)?;
                     let shared = &mut self.shared;

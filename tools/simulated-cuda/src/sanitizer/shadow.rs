@@ -182,7 +182,9 @@ impl Shadow {
     fn join(&mut self, word: usize) -> bool {
         let floor = self.floor;
         let bytes = &self.bytes[4 * word..4 * word + 4];
-        let old = |entry: &Entry| entry.state == WRITTEN | entry.state & SPLIT && entry.write_time.max(entry.read_time) < floor;
+        let old = |entry: &Entry| {
+            entry.state == WRITTEN | entry.state & SPLIT && entry.write_time.max(entry.read_time) < floor
+        };
         let joined = bytes.iter().all(old);
         if joined {
             self.words[word] = Entry { state: WRITTEN, writer: bytes[0].writer, ..FRESH };
