@@ -136,7 +136,10 @@ pub(crate) fn backward<T: Element>(
     let engine = engine(&context, &[&layer.located(), &operands, &wanted.located()])?;
     wanted.saved.map_or(Ok(()), |saved| saved.check_place(&context))?;
     match engine {
-        Engine::Cpu => cpu::backward(layer, z, x, g, wanted),
+        Engine::Cpu => {
+            let layer = layer.along([true; 3]);
+            cpu::backward(&layer, z, x, g, wanted.nonzero(&layer, x.shape()[0]))
+        }
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::backward(&target, layer, z, x, g, wanted),
     }
@@ -154,8 +157,11 @@ pub(crate) fn backward_shared<T: Element>(
     let engine = engine(&context, &[&layer.located(), &operands, &wanted.located()])?;
     wanted.saved.map_or(Ok(()), |saved| saved.check_place(&context))?;
     match engine {
-        Engine::Cpu if z.shape()[0] == 0 || x.shape()[1] == 0 => wanted.empty(),
-        Engine::Cpu => cpu::backward_shared(layer, z, x, g, wanted),
+        Engine::Cpu => {
+            let layer = layer.along([true; 3]);
+            let rows = x.shape()[0].saturating_mul(x.shape()[1]);
+            cpu::backward_shared(&layer, z, x, g, wanted.nonzero(&layer, rows))
+        }
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::backward_shared(&target, layer, z, x, g, wanted),
     }
@@ -170,8 +176,10 @@ pub(crate) fn backward_generate<T: Element>(
 ) -> Result<()> {
     let operands = [at("z", &z), at("weights", &weights), at("bias", &bias)];
     match engine(&layer.context()?, &[&layer.located(), &operands, &wanted.located()])? {
-        Engine::Cpu if z.shape()[0] == 0 => wanted.empty(),
-        Engine::Cpu => cpu::backward_generate(layer, z, weights, bias, wanted),
+        Engine::Cpu => {
+            let layer = layer.along([true; 3]);
+            cpu::backward_generate(&layer, z, weights, bias, wanted.nonzero(&layer, z.shape()[0]))
+        }
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::backward_generate(&target, layer, z, weights, bias, wanted),
     }

@@ -152,24 +152,38 @@ impl<T: Element, const D: usize> Gradients<T, D> {
 }
 
 impl<T: Element, const D: usize> Wanted<'_, T, D> {
-    /// Empty sums: zeros wherever something is written.
-    pub(crate) fn empty(self) -> Result<()> {
-        fn zero<A: Element, const D: usize>(gradient: Option<Gradient<'_, A, D>>) {
-            if let Some(Gradient { mut to, add: false }) = gradient {
-                crate::cpu::fill_zero(&mut to);
+    /// Those that there is something to compute of, for so many rows: not those without elements, nor those that are sums of
+    /// nothing, which are written here. `layer` has no weights without elements.
+    pub(crate) fn nonzero(self, layer: &Interaction<'_, T>, rows: usize) -> Self {
+        fn keep<A: Element, const D: usize>(
+            gradient: Option<Gradient<'_, A, D>>,
+            terms: bool,
+        ) -> Option<Gradient<'_, A, D>> {
+            let mut gradient = gradient.filter(|gradient| !gradient.to.shape().contains(&0))?;
+            if !terms && !gradient.add {
+                crate::cpu::fill_zero(&mut gradient.to);
             }
+            terms.then_some(gradient)
         }
-        zero(self.z);
-        zero(self.x);
-        zero(self.w);
-        zero(self.u);
-        zero(self.v);
-        zero(self.b);
-        zero(self.cp.a);
-        zero(self.cp.b);
-        zero(self.cp.c);
-        zero(self.cp.lambda);
-        Ok(())
+        let any = rows > 0;
+        let core = any && !layer.is_absent();
+        let (u, v, cp) = (any && layer.u.is_some(), any && layer.v.is_some(), core && layer.rank().is_some());
+        Wanted {
+            z: keep(self.z, core || u),
+            x: keep(self.x, core || v),
+            tied: keep(self.tied, core || u || v),
+            w: keep(self.w, any),
+            u: keep(self.u, any),
+            v: keep(self.v, any),
+            b: keep(self.b, any),
+            cp: WantedFactors {
+                a: keep(self.cp.a, cp),
+                b: keep(self.cp.b, cp),
+                c: keep(self.cp.c, cp),
+                lambda: keep(self.cp.lambda, cp),
+            },
+            saved: self.saved,
+        }
     }
 
     /// Where the destinations are.

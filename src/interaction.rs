@@ -184,6 +184,36 @@ impl<'a, T: Element> Interaction<'a, T> {
         self.j
     }
 
+    /// What the derivatives of T = Σ g·y along these of the axes k, i, j need (along k that is y): no weights that have no
+    /// elements or do not reach such an axis; and no axis, but length 0, that no weights are left of. What is left out adds
+    /// nothing, but may be of any length, in views without elements or of stride zero.
+    pub(crate) fn along(mut self, [k, i, j]: [bool; 3]) -> Self {
+        let empty = match self.core {
+            Core::Absent => true,
+            Core::Dense(w) => w.is_empty(),
+            Core::Cp { a, b, c, .. } => a.is_empty() || b.is_empty() || c.is_empty(),
+        };
+        self.u = self.u.filter(|u| (k || i) && !u.is_empty());
+        self.v = self.v.filter(|v| (k || j) && !v.is_empty());
+        if empty {
+            (self.core, self.panels) = (Core::Absent, None);
+            self.k = if k || self.u.is_some() || self.v.is_some() { self.k } else { 0 };
+            self.i = if i || self.u.is_some() { self.i } else { 0 };
+            self.j = if j || self.v.is_some() { self.j } else { 0 };
+        }
+        self
+    }
+
+    /// Whether [`along`](Self::along) may leave something out of y.
+    #[inline]
+    pub(crate) fn has_idle_parts(&self) -> bool {
+        matches!(self.core, Core::Absent) || [self.k, self.i, self.j].contains(&0) || self.rank() == Some(0)
+    }
+
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self.core, Core::Absent)
+    }
+
     /// Where the weights are.
     #[inline]
     pub(crate) fn located(&self) -> [Located; 7] {
@@ -346,7 +376,7 @@ impl<'a, T: Element> Interaction<'a, T> {
     pub fn to_dense(&self) -> Result<Tensor<T, 3>> {
         place::host(self.located())?;
         let mut w = Tensor::zeros([self.k, self.i, self.j])?;
-        match self.core {
+        match self.along([true; 3]).core {
             Core::Absent => {}
             Core::Dense(view) => return Tensor::from_view(view),
             Core::Cp { .. } => crate::reference::reconstruct(self, w.view_mut()),

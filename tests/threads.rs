@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::case::{Case, Form, Operation, Options};
 use common::{Cp, Dense, assert_close, assert_same, levels};
 use trilinear::{Algorithm, Context, Device, Element, Error, Interaction, View, reference};
 
@@ -119,6 +120,32 @@ fn shared_and_generated<T: Element>() {
             });
         }
     }
+}
+
+/// The gradients of every form of a layer: of few rows and of many, of tied inputs, shared contexts and generated layers.
+fn gradients<T: Element>() {
+    for [n, features, k, r] in [[3, 90, 200, 300], [60, 24, 400, 60]] {
+        for (form, &level) in Form::ALL.into_iter().flat_map(|form| levels().iter().map(move |level| (form, level))) {
+            let case = Case::<T>::uniform(form, [n, 1, features, features, k, r], 4).tied();
+            for operation in [Operation::Plain, Operation::Shared, Operation::Generate] {
+                let of = |context| case.call(operation, &Options::new(context), "threads").unwrap();
+                let context = parallel().with_simd(level).unwrap();
+                let expected = of(context.with_threads(1).unwrap());
+                in_pools(|pool| {
+                    for ((part, one), (_, many)) in expected.iter().zip(of(context)) {
+                        let what = format!("{part:?} {operation:?} {form:?} {n} rows {level}, pool of {pool}");
+                        assert_same(&many, one, &what);
+                    }
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_every_form() {
+    gradients::<f32>();
+    gradients::<trilinear::bf16>();
 }
 
 /// The bits that all thread counts agree on are right, too.

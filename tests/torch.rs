@@ -5,7 +5,8 @@ mod common;
 use std::collections::HashMap;
 
 use common::{for_each_way, ways};
-use trilinear::{Element, Gradients, Interaction, Tensor, View, reference};
+use trilinear::reference::{self, Reference};
+use trilinear::{Element, Gradient, Interaction, Tensor, View, Wanted};
 
 const FIXTURE: &str = include_str!("fixtures/pytorch.txt");
 
@@ -87,29 +88,11 @@ fn check<T: Element>(dtype: &str) {
 /// The gradients of autograd, all of them, with their own bounds.
 fn check_gradients<T: Element<Accumulator = T>>(dtype: &str) {
     let cases = cases::<T>(dtype, true);
-    assert_eq!(cases.len(), 2);
+    assert_eq!(cases.len(), 5);
     for (name, arrays) in &cases {
         let layer = layer(arrays);
-        let (z, x, g) = (view(&arrays["z"]), view(&arrays["x"]), view(&arrays["g"]));
-        let exact = reference::backward(&layer, z, x, g).unwrap();
         for context in ways(0) {
-            let Gradients { z, x, w, u, v, b, cp } = layer.with_context(context).backward(z, x, g).unwrap();
-            let mut parts = vec![
-                ("dz", Some(z.into_vec()), &exact.z),
-                ("dx", Some(x.into_vec()), &exact.x),
-                ("dw", w.map(Tensor::into_vec), &exact.w),
-                ("du", u.map(Tensor::into_vec), &exact.u),
-                ("dv", v.map(Tensor::into_vec), &exact.v),
-                ("db", b.map(Tensor::into_vec), &exact.b),
-            ];
-            if let (Some(cp), Some(exact)) = (cp, &exact.cp) {
-                let factors = [("dA", cp.a, &exact.a), ("dB", cp.b, &exact.b), ("dC", cp.c, &exact.c)];
-                parts.extend(factors.map(|(name, found, exact)| (name, Some(found.into_vec()), exact)));
-                parts.push(("dlambda", cp.lambda.map(Tensor::into_vec), &exact.lambda));
-            }
-            assert_eq!(parts.iter().filter(|(_, found, _)| found.is_some()).count(), arrays.len() / 2);
-            for (part, found, exact) in parts {
-                let Some(found) = found else { continue };
+            for (part, found, exact) in gradients(&layer.with_context(context), arrays) {
                 let (_, torch) = &arrays[part];
                 assert_eq!(found.len(), torch.len(), "{name} {part}");
                 for (index, (found, torch)) in found.iter().zip(torch).enumerate() {
@@ -119,6 +102,52 @@ fn check_gradients<T: Element<Accumulator = T>>(dtype: &str) {
             }
         }
     }
+}
+
+/// A gradient, its name, and what it should be.
+type Found<T> = (&'static str, Vec<T>, Reference);
+
+/// All gradients of a case: of a shared context if x has three axes, of tied inputs if there is no z.
+fn gradients<T: Element<Accumulator = T>>(layer: &Interaction<'_, T>, arrays: &Arrays<T>) -> Vec<Found<T>> {
+    let mut parts: Vec<Found<T>> = Vec::new();
+    let (w, u, v, b, cp, exact);
+    if arrays["x"].0.len() == 3 {
+        let (z, x, g) = (view(&arrays["z"]), view(&arrays["x"]), view(&arrays["g"]));
+        let found = layer.backward_shared(z, x, g).unwrap();
+        (w, u, v, b, cp) = (found.w, found.u, found.v, found.b, found.cp);
+        exact = reference::backward_shared(layer, z, x, g).unwrap();
+        parts.push(("dz", found.z.into_vec(), exact.z));
+        parts.push(("dx", found.x.into_vec(), exact.x));
+    } else {
+        let (x, g) = (view(&arrays["x"]), view(&arrays["g"]));
+        let z = arrays.get("z").map_or(x, view);
+        let found = layer.backward(z, x, g).unwrap();
+        (w, u, v, b, cp) = (found.w, found.u, found.v, found.b, found.cp);
+        exact = reference::backward(layer, z, x, g).unwrap();
+        if arrays.contains_key("z") {
+            parts.push(("dz", found.z.into_vec(), exact.z));
+            parts.push(("dx", found.x.into_vec(), exact.x));
+        } else {
+            let mut to = Tensor::zeros(x.shape()).unwrap();
+            let tied = Wanted { tied: Some(Gradient::write(to.view_mut())), ..Wanted::default() };
+            layer.backward_into(z, x, g, tied).unwrap();
+            parts.push(("dx", to.into_vec(), exact.z.plus(&exact.x).unwrap()));
+        }
+    }
+    let weights = [
+        ("dw", w.map(Tensor::into_vec), exact.w),
+        ("du", u.map(Tensor::into_vec), exact.u),
+        ("dv", v.map(Tensor::into_vec), exact.v),
+        ("db", b.map(Tensor::into_vec), exact.b),
+    ];
+    parts.extend(weights.into_iter().filter_map(|(name, found, exact)| Some((name, found?, exact))));
+    if let (Some(cp), Some(exact)) = (cp, exact.cp) {
+        let factors = [("dA", cp.a, exact.a), ("dB", cp.b, exact.b), ("dC", cp.c, exact.c)];
+        parts.extend(factors.map(|(name, found, exact)| (name, found.into_vec(), exact)));
+        parts.extend(cp.lambda.map(|found| ("dlambda", found.into_vec(), exact.lambda)));
+    }
+    assert_eq!(parts.len(), arrays.len() / 2); // each operand and its gradient, and g
+    parts
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Two models of a knowledge graph, whose score of a triple (h, r, t) is a multiplicative interaction: its training by
 //! softmax over the tails, and its evaluation.
 
-use trilinear::{Axes, Context, Gradient, Interaction, Result, Tensor, View, ViewMut, Wanted, WantedFactors};
+use trilinear::{Context, Gradient, Interaction, Result, Tensor, View, Wanted, WantedFactors};
 
 use super::data::{Graph, Triple};
 use super::{Adam, Parameter, Random, cross_entropy};
@@ -31,8 +31,7 @@ pub trait Model {
 /// score(h, r, t) = e\[h\]ᵀ W\[r\] e\[t\]. The relations are the outputs of a dense interaction of two entities.
 ///
 /// A head generates a linear layer, W′ = e\[h\]ᵀW [relations, d], which is applied to all entities: no pair of entities is
-/// ever formed. W is kept in the order [relation, tail, head], in which all that a head generates is one linear layer of
-/// the head: U [relations · d, d].
+/// ever formed. W is [relation, head, tail].
 pub struct Rescal {
     entities: Parameter<2>,
     w: Parameter<3>,
@@ -53,7 +52,7 @@ impl Model for Rescal {
         let embedding = |&head: &usize| &self.entities.value[head * d..][..d];
         let z =
             Tensor::from_vec(queries.heads.iter().flat_map(embedding).copied().collect(), [queries.heads.len(), d])?;
-        let layer = Interaction::dense(Axes::OUT_X_Z.view(self.w.view()?))?.with_context(self.context);
+        let layer = Interaction::dense(self.w.view()?)?.with_context(self.context);
         let generated = layer.generate(z.view())?.weights;
         // Of what the heads generate, the rows that are asked for.
         let row = |&(head, relation): &(usize, usize)| &generated.as_slice()[(head * relations + relation) * d..][..d];
@@ -76,14 +75,12 @@ impl Model for Rescal {
             generated[(head * relations + relation) * d..][..d].copy_from_slice(dx);
         }
         let mut dz = Tensor::zeros([heads, d])?;
-        let wanted = Wanted {
-            z: Some(Gradient::write(dz.view_mut())),
-            u: Some(Gradient::write(ViewMut::new(&mut self.w.gradient, [relations * d, d])?)),
-            ..Wanted::default()
-        };
-        let layer = Interaction::linear(relations * d, d, 0)?.with_u(View::new(&self.w.value, [relations * d, d])?)?;
-        let (nothing, g) = (View::new(&[], [heads, 0])?, View::new(&generated, [heads, relations * d])?);
-        layer.with_context(self.context).backward_into(forward.z.view(), nothing, g, wanted)?;
+        let (w, to_w) = self.w.split()?;
+        let wanted = Wanted { z: Some(Gradient::write(dz.view_mut())), w: Some(to_w), ..Wanted::default() };
+        let weights = View::new(&generated, [heads, relations, d])?;
+        let bias = View::strided(&[0.0], 0, [heads, relations], [0, 0])?; // nothing depends on the generated bias
+        let layer = Interaction::dense(w)?.with_context(self.context);
+        layer.backward_generate_into(forward.z.view(), weights, bias, wanted)?;
         for (&head, dz) in queries.heads.iter().zip(dz.as_slice().chunks(d)) {
             self.entities.gradient[head * d..][..d].iter_mut().zip(dz).for_each(|(sum, dz)| *sum += dz);
         }

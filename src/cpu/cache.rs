@@ -105,10 +105,11 @@ fn detect() -> Caches {
 }
 
 /// `len` cut into the fewest parts of at most `most` (if that is at least `unit`), of nearly one size, each a multiple
-/// of `unit` but the last.
+/// of `unit` but the last or only one.
 /// The parts depend on nothing but these numbers. An empty axis is one empty part, so that loops around others run.
 pub(crate) fn parts(len: usize, most: usize, unit: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
-    let most = (most / unit * unit).max(unit);
+    // Whole units, if there are several parts.
+    let most = if len <= most { len } else { most / unit * unit }.max(unit);
     let count = len.div_ceil(most).max(1);
     let part = len.div_ceil(count).next_multiple_of(unit).max(1);
     (0..count).map(move |index| {
@@ -129,7 +130,7 @@ mod tests {
     #[test]
     fn parts_cover() {
         for (len, most, unit) in
-            [(0, 4, 1), (1, 4, 1), (400, 256, 8), (501, 256, 16), (7, 3, 2), (17, 16, 16), (9, 4, 3)]
+            [(0, 4, 1), (1, 4, 1), (400, 256, 8), (501, 256, 16), (7, 3, 2), (17, 16, 16), (9, 4, 3), (16, 16, 12)]
         {
             let mut next = 0;
             for (start, size) in parts(len, most, unit) {
@@ -137,7 +138,8 @@ mod tests {
                 next += size;
             }
             assert_eq!(next, len);
-            assert!(part(len, most, unit) <= (most / unit * unit).max(unit));
+            assert!(part(len, most, unit) <= most.max(unit));
+            assert!(len > most || part(len, most, unit) == len);
         }
     }
 

@@ -12,17 +12,17 @@
 //! y is written by the microkernel's epilogue itself where its rows are contiguous. B, C and Aᵀ are packed once for the
 //! call if they fit [`PACKED_BYTES`], else strip by strip for each block.
 //!
-//! For at most [`super::small::ROWS`] rows nothing is packed: B and C are streamed in order, strips as wide as the
-//! registers allow, and the projection streams A as [`super::small`] streams U.
+//! For at most [`super::small::ROWS`] rows nothing is packed: rows of B and C are added up in order, and the
+//! projection streams A as [`super::small`] streams U.
 
 use super::cache::{Caches, caches, part, parts};
-use super::kernels::{Epilogue, Fold, Hadamard, Stream};
+use super::kernels::{Epilogue, Fold, Hadamard, Stream, Sweep};
 use super::operand::{Cube, Part};
 use super::output::{Place, Sink};
 use super::parallel::{self, Shared};
 use super::product::{Block, IN_PLACE_ROWS, Lanes, Product, Target};
 use super::scratch;
-use super::simd::Kernels;
+use super::simd::{Accumulator, Kernels};
 use super::small::pad;
 use super::table::Table;
 use crate::{Context, Result, View, ViewMut};
@@ -391,17 +391,20 @@ impl<'a, T: Kernels> Problem<'a, T> {
             unsafe {
                 super::small::copy_rows(table, z, zs, pad(self.b.shape()[0]));
                 super::small::copy_rows(table, x, xs, pad(self.c.shape()[0]));
+                let one = [T::Acc::ONE; super::small::ROWS];
                 for (factor, rows, to) in [(self.b, zs, first), (self.c, xs, second)] {
-                    (table.combine)(&super::kernels::Combine {
-                        rows: factor.host_ptr(),
-                        row_stride: factor.strides()[0],
-                        depth: factor.shape()[0],
-                        columns: r,
-                        z: rows,
-                        z_stride: pad(factor.shape()[0]),
+                    std::slice::from_raw_parts_mut(to, self.n * pad(r)).fill(T::Acc::default());
+                    (table.sweep)(&Sweep {
+                        w: factor.host_ptr(),
+                        p_stride: 0,
+                        q_stride: factor.strides()[0],
+                        ps: 1,
+                        qs: factor.shape()[0],
+                        depth: r,
                         batch: self.n,
-                        to,
-                        to_stride: pad(r),
+                        inputs: [(one.as_ptr(), 1), (rows, pad(factor.shape()[0])), (to, pad(r))],
+                        sums: [std::ptr::null_mut(), std::ptr::null_mut(), to],
+                        outer: None,
                     });
                 }
                 if let Some(saving) = self.saving {

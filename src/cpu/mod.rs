@@ -95,6 +95,13 @@ fn forward_to<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: View
     if n == 0 || layer.k == 0 {
         return Ok(());
     }
+    let needed;
+    let (layer, p, z, x) = if layer.has_idle_parts() {
+        needed = layer.along([true, false, false]);
+        (&needed, problem(&needed, &context, n), z.slice(1, 0..needed.i)?, x.slice(1, 0..needed.j)?)
+    } else {
+        (layer, p, z, x)
+    };
     let threads = parallel::threads(&context, plan::work(layer, n));
     if choice.small && !matches!(layer.core, Core::Cp { .. }) {
         let (p, z, x) = if choice.swap { (p.swap(), x, z) } else { (p, z, x) };
@@ -106,7 +113,7 @@ fn forward_to<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: View
             _ => p.forward(z, x, y, threads),
         };
     }
-    if choice.algorithm == Algorithm::KhatriRao {
+    if choice.algorithm == Algorithm::KhatriRao && layer.is_dense() {
         let p = prepared(layer, p);
         let (p, z, x) = if choice.swap { (p.swap(), x, z) } else { (p, z, x) };
         return khatri_rao::forward(&p, z, x, y, threads);
@@ -127,6 +134,8 @@ pub(crate) fn forward_shared<T: Element>(
     if groups == 0 || rows == 0 || layer.k == 0 {
         return Ok(());
     }
+    let layer = &layer.along([true, false, false]);
+    let (z, x) = (z.slice(1, 0..layer.i)?, x.slice(2, 0..layer.j)?);
     let threads = parallel::threads(&context, plan::shared_flops(layer, groups, rows) as f64);
     match cp_problem(layer, &context, rows) {
         Some(p) => p.forward_shared(z, x, y, threads),
@@ -148,6 +157,8 @@ pub(crate) fn generate<T: Element>(
     if groups == 0 || layer.k == 0 {
         return Ok(());
     }
+    let layer = &layer.along([true, false, true]);
+    let z = z.slice(1, 0..layer.i)?;
     let threads = parallel::threads(&context, plan::generate_flops(layer, groups) as f64);
     let Some(cp) = cp_problem(layer, &context, groups) else {
         let p = prepared(layer, problem(layer, &context, groups));
@@ -171,11 +182,10 @@ pub(crate) fn forward_saving<T: Element>(
 ) -> Result<()> {
     let context = layer.context()?;
     let n = x.shape()[0];
-    let Some(p) = cp_problem(layer, &context, n) else {
-        saved.resize(n, 0)?;
+    saved.resize(n, layer.rank().unwrap_or(0))?;
+    let Some(p) = cp_problem(&layer.along([true; 3]), &context, n) else {
         return forward(layer, z, x, y);
     };
-    saved.resize(n, p.a.shape()[1])?;
     let saving = cp::Saving::new(&mut saved.p, &mut saved.q, saved.pitch);
     let choice = plan::choose(layer, &context, &problem(layer, &context, n))?;
     let p = cp::Problem { saving: Some(saving), ..p };
@@ -188,6 +198,9 @@ pub(crate) fn forward_saving<T: Element>(
 /// Zeros in all elements.
 pub(crate) fn fill_zero<A: Default, const D: usize>(to: &mut ViewMut<'_, A, D>) {
     let (shape, strides, first) = (to.shape(), to.strides(), to.host_mut_ptr());
+    if shape.contains(&0) {
+        return;
+    }
     for element in 0..shape.iter().product::<usize>() {
         let (mut rest, mut offset) = (element, 0isize);
         for axis in (0..D).rev() {

@@ -171,10 +171,8 @@ impl<T: Kernels> Output<T> {
         for tile in self.tiles() {
             for k in 0..self.k.1 {
                 let bias = b.and_then(|b| b.get([self.k.0 + k])).map_or(T::Acc::default(), T::to_acc);
-                for lane in 0..tile.width {
-                    // SAFETY: within the panel.
-                    unsafe { *self.sums_of(tile, k).add(lane) = bias };
-                }
+                // SAFETY: within the panel.
+                unsafe { std::slice::from_raw_parts_mut(self.sums_of(tile, k), tile.width) }.fill(bias);
             }
         }
     }

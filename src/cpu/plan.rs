@@ -85,6 +85,12 @@ fn bytes<T: Element>(layer: &Interaction<'_, T>, elements: u128) -> u128 {
     core.saturating_add(linear).saturating_add(elements).saturating_mul(size_of::<T>() as u128)
 }
 
+/// Whether the components of all factors are contiguous, as the factors are and as they were first given.
+pub(super) fn contiguous_factors<T: Element>(layer: &Interaction<'_, T>) -> bool {
+    let Core::Cp { a, b, c, .. } = layer.core else { return false };
+    [a, b, c].map(|factor| factor.strides()[1]) == [1; 3] && layer.layout == [1; 3]
+}
+
 /// The algorithm for a batch of `n`: the one forced, if it can compute the call, or the cheapest.
 #[inline]
 pub(super) fn choose<T: Element>(layer: &Interaction<'_, T>, context: &Context, p: &Problem<'_, T>) -> Result<Choice> {
@@ -97,10 +103,8 @@ pub(super) fn choose<T: Element>(layer: &Interaction<'_, T>, context: &Context, 
             None | Some(Algorithm::Linear) => Ok(Choice { algorithm: Algorithm::Linear, swap: false, small: few }),
             Some(algorithm) => refuse(algorithm, "W is absent"),
         },
-        Core::Cp { a, b, c, .. } => {
-            // Of the factors as they are and as they were first given.
-            let unit = [a, b, c].map(|factor| factor.strides()[1]) == [1; 3] && layer.layout == [1; 3];
-            let streams = few && unit;
+        Core::Cp { .. } => {
+            let streams = few && contiguous_factors(layer);
             let choice = |algorithm, small| Ok(Choice { algorithm, swap: false, small });
             match forced {
                 None | Some(Algorithm::CpStream) if streams => choice(Algorithm::CpStream, true),

@@ -1,8 +1,7 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
 use super::kernels::{
-    Combine, Components, FormKhatriRao, Fused, Gemm, Hadamard, OuterStream, OuterStrip, Pack, Stream, Sweep, Unpack,
-    Widened,
+    Components, FormKhatriRao, Fused, Gemm, Hadamard, Pack, Products, Stream, Sweep, Unpack, Widened,
 };
 use super::simd::Kernels;
 
@@ -12,10 +11,9 @@ pub(crate) struct Arithmetic<A> {
     pub(crate) fused: unsafe fn(&Fused<A>),
     pub(crate) form_khatri_rao: unsafe fn(&FormKhatriRao<A>),
     pub(crate) outer: unsafe fn(z: &[A], x: *const A, columns: usize, to: *mut A),
-    pub(crate) outer_strip: unsafe fn(&OuterStrip<A>),
+    pub(crate) products: unsafe fn(&Products<A>),
     pub(crate) hadamard: unsafe fn(&Hadamard<A>),
     pub(crate) components: unsafe fn(&Components<A>),
-    pub(crate) outer_stream: unsafe fn(&OuterStream<A>),
     /// Panels of sums to a gradient or tangent.
     pub(crate) unpack: unsafe fn(&Unpack<A, A>),
     /// Independent FMAs, 12·LANES in each of so many rounds: what the peak is measured with.
@@ -38,7 +36,6 @@ pub(crate) struct Table<T: Kernels> {
     pub(crate) unpack: unsafe fn(&Unpack<T, T::Acc>),
     pub(crate) widen: unsafe fn(&Widened<T, T::Acc>),
     pub(crate) stream: unsafe fn(&Stream<T, T::Acc>),
-    pub(crate) combine: unsafe fn(&Combine<T, T::Acc>),
     pub(crate) sweep: unsafe fn(&Sweep<T, T::Acc>),
 }
 
@@ -71,11 +68,6 @@ macro_rules! table {
                 unsafe { kernels::stream::<$simd, $storage>(args) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn combine(args: &kernels::Combine<$storage, A>) {
-                // SAFETY: as above.
-                unsafe { kernels::combine::<$simd, $storage>(args) }
-            }
-            $(#[target_feature(enable = $feature)])?
             unsafe fn sweep(args: &kernels::Sweep<$storage, A>) {
                 // SAFETY: as above.
                 unsafe { kernels::sweep::<$simd, $storage>(args) }
@@ -90,7 +82,6 @@ macro_rules! table {
                 unpack,
                 widen,
                 stream,
-                combine,
                 sweep,
             }
         };
@@ -126,9 +117,9 @@ macro_rules! arithmetic {
                 unsafe { kernels::outer::<$simd>(z, x, columns, to) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn outer_strip(args: &kernels::OuterStrip<A>) {
+            unsafe fn products(args: &kernels::Products<A>) {
                 // SAFETY: as above.
-                unsafe { kernels::outer_strip::<$simd>(args) }
+                unsafe { kernels::products::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn hadamard(args: &kernels::Hadamard<A>) {
@@ -139,11 +130,6 @@ macro_rules! arithmetic {
             unsafe fn components(args: &kernels::Components<A>) {
                 // SAFETY: as above.
                 unsafe { kernels::components::<$simd>(args) }
-            }
-            $(#[target_feature(enable = $feature)])?
-            unsafe fn outer_stream(args: &kernels::OuterStream<A>) {
-                // SAFETY: as above.
-                unsafe { kernels::outer_stream::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn unpack(args: &kernels::Unpack<A, A>) {
@@ -160,7 +146,7 @@ macro_rules! arithmetic {
                 // SAFETY: as above.
                 unsafe { kernels::read::<$simd>(from, len) }
             }
-            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, outer_strip, hadamard, components, outer_stream, unpack, peak, read }
+            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, products, hadamard, components, unpack, peak, read }
         };
     };
 }

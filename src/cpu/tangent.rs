@@ -1,7 +1,7 @@
 //! Tangents: each operand that changes gives a forward contraction with its tangent in its place; their sums add up.
 
-use super::forward_to;
 use super::output::Sink;
+use super::{fill_zero, forward_to};
 use crate::gradients::Gradient;
 use crate::interaction::Core;
 use crate::{Element, Interaction, Result, Tangents, View};
@@ -15,8 +15,7 @@ pub(crate) fn tangent<T: Element>(
     Gradient { mut to, add }: Gradient<'_, T::Accumulator, 2>,
 ) -> Result<()> {
     let context = layer.context()?;
-    let (shape, strides, first) = (to.shape(), to.strides(), to.host_mut_ptr());
-    let mut sink = Sink::sums(to, add);
+    let mut sink = Sink::sums(to.reborrow(), add);
     let mut term = |layer: Interaction<'_, T>, z, x| {
         forward_to(&layer.with_context(context), z, x, sink)?;
         sink = sink.adding();
@@ -62,14 +61,7 @@ pub(crate) fn tangent<T: Element>(
         }
     }
     if !any && !add {
-        for row in 0..shape[0] {
-            for column in 0..shape[1] {
-                let offset =
-                    (row as isize).wrapping_mul(strides[0]).wrapping_add((column as isize).wrapping_mul(strides[1]));
-                // SAFETY: the index is within the view's shape.
-                unsafe { *first.wrapping_offset(offset) = T::Accumulator::default() };
-            }
-        }
+        fill_zero(&mut to);
     }
     Ok(())
 }

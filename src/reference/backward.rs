@@ -136,7 +136,7 @@ impl Layer {
             Core::Cp { a, b, c, lambda } => {
                 let r = a.shape()[1];
                 let lambda = lambda.map(Matrix::of).transpose()?;
-                let lambda = lambda.unwrap_or_else(|| Matrix::new([1, r], |_, _| 1.0.into()));
+                let lambda = lambda.map_or_else(|| Matrix::new([1, r], |_, _| 1.0.into()), Ok)?;
                 (None, Some(Components { r, a: Matrix::of(a)?, b: Matrix::of(b)?, c: Matrix::of(c)?, lambda }))
             }
         };
@@ -173,13 +173,14 @@ impl Batch {
         let layer = Layer::of(layer)?;
         let (k, i, j, n) = (layer.k, layer.i, layer.j, self.groups * self.rows);
         // dH = gA, P = zB and Q = xC.
-        let parts = layer.cp.as_ref().map(|cp| {
-            [
-                Matrix::new([n, cp.r], |n, r| sum(k, |k| self.g.at(n, k) * cp.a.at(k, r))),
-                Matrix::new([self.groups, cp.r], |group, r| sum(i, |i| self.z.at(group, i) * cp.b.at(i, r))),
-                Matrix::new([n, cp.r], |n, r| sum(j, |j| self.x.at(n, j) * cp.c.at(j, r))),
-            ]
-        });
+        let parts = |cp: &Components| -> Result<_> {
+            Ok([
+                Matrix::new([n, cp.r], |n, r| sum(k, |k| self.g.at(n, k) * cp.a.at(k, r)))?,
+                Matrix::new([self.groups, cp.r], |group, r| sum(i, |i| self.z.at(group, i) * cp.b.at(i, r)))?,
+                Matrix::new([n, cp.r], |n, r| sum(j, |j| self.x.at(n, j) * cp.c.at(j, r)))?,
+            ])
+        };
+        let parts = layer.cp.as_ref().map(parts).transpose()?;
         let cp = layer.cp.as_ref().zip(parts.as_ref());
         let (g, x) = (|n: usize, k: usize| self.g.at(n, k), |n: usize, j: usize| self.x.at(n, j));
         let z = |n: usize, i: usize| self.z.at(n / self.rows, i);
@@ -207,7 +208,9 @@ impl Batch {
         Ok(Gradients {
             z: reference([self.groups, i], z_depth, |group, i| sum(self.rows, |m| of_row(group * self.rows + m, i)))?,
             x: reference([n, j], layer.input_depth(i, &layer.v), dx)?,
-            w: reference([k * i, j], n + 3, |row, j| sum(n, |n| g(n, row / i) * z(n, row % i) * x(n, j)))?,
+            w: reference([k.saturating_mul(i), j], n + 3, |row, j| {
+                sum(n, |n| g(n, row / i) * z(n, row % i) * x(n, j))
+            })?,
             u: reference([k, i], n + 3, |k, i| sum(n, |n| g(n, k) * z(n, i)))?,
             v: reference([k, j], n + 3, |k, j| sum(n, |n| g(n, k) * x(n, j)))?,
             b: reference([k, 1], n + 3, |k, _| sum(n, |n| g(n, k)))?,
@@ -250,14 +253,15 @@ pub fn backward_generate<T: Element>(
     let (k, i, j) = (layer.k, layer.i, layer.j);
     let dw = |group: usize, out: usize, j: usize| weights.at(group * k + out, j);
     // P = zB, and what it is multiplied by: ΣₖΣⱼ dW′·A·C.
-    let parts = layer.cp.as_ref().map(|cp| {
-        [
-            Matrix::new([groups, cp.r], |group, r| sum(i, |i| z.at(group, i) * cp.b.at(i, r))),
+    let parts = |cp: &Components| -> Result<_> {
+        Ok([
+            Matrix::new([groups, cp.r], |group, r| sum(i, |i| z.at(group, i) * cp.b.at(i, r)))?,
             Matrix::new([groups, cp.r], |group, r| {
                 sum(k, |k| cp.a.at(k, r) * sum(j, |j| dw(group, k, j) * cp.c.at(j, r)))
-            }),
-        ]
-    });
+            })?,
+        ])
+    };
+    let parts = layer.cp.as_ref().map(parts).transpose()?;
     let cp = layer.cp.as_ref().zip(parts.as_ref());
     let dz = |group: usize, i: usize| {
         let core = match (&layer.w, cp) {
@@ -271,7 +275,9 @@ pub fn backward_generate<T: Element>(
     Ok(Gradients {
         z: reference([groups, i], layer.input_depth(j, &layer.u), dz)?,
         x: reference([groups, 0], 0, |_, _| Terms::default())?,
-        w: reference([k * i, j], depth, |row, j| sum(groups, |group| z.at(group, row % i) * dw(group, row / i, j)))?,
+        w: reference([k.saturating_mul(i), j], depth, |row, j| {
+            sum(groups, |group| z.at(group, row % i) * dw(group, row / i, j))
+        })?,
         u: reference([k, i], depth, |k, i| sum(groups, |group| z.at(group, i) * bias.at(group, k)))?,
         v: reference([k, j], depth, |k, j| sum(groups, |group| dw(group, k, j)))?,
         b: reference([k, 1], depth, |k, _| sum(groups, |group| bias.at(group, k)))?,

@@ -52,9 +52,10 @@ pub fn forward<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: Vie
     crate::error::check("z", "rows", n, z.shape()[0])?;
     crate::place::host(layer.located())?;
     crate::place::host([Some(("z", z.place())), Some(("x", x.place()))])?;
-    let mut value = vec![0.0; n * k];
-    let mut magnitude = vec![0.0; n * k];
-    for row in 0..n {
+    let needed = layer.along([true, false, false]);
+    let (i, j) = (needed.i, needed.j);
+    let (mut value, mut magnitude) = (Tensor::zeros([n, k])?.into_vec(), Tensor::zeros([n, k])?.into_vec());
+    for row in 0..if k == 0 { 0 } else { n } {
         let z: Vec<f64> = (0..i).map(|i| at(z, [row, i])).collect();
         let x: Vec<f64> = (0..j).map(|j| at(x, [row, j])).collect();
         for out in 0..k {
@@ -63,7 +64,7 @@ pub fn forward<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: Vie
                 sum += term;
                 size += term.abs();
             };
-            match layer.core {
+            match needed.core {
                 Core::Absent => {}
                 Core::Dense(w) => {
                     for (i, z) in z.iter().enumerate() {
@@ -88,10 +89,10 @@ pub fn forward<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: Vie
                 sum += term;
                 size += term.abs();
             };
-            if let Some(u) = layer.u {
+            if let Some(u) = needed.u {
                 z.iter().enumerate().for_each(|(i, z)| add(at(u, [out, i]) * z));
             }
-            if let Some(v) = layer.v {
+            if let Some(v) = needed.v {
                 x.iter().enumerate().for_each(|(j, x)| add(at(v, [out, j]) * x));
             }
             if let Some(b) = layer.b {

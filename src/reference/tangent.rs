@@ -10,14 +10,18 @@ use crate::{Element, Interaction, Result, Tangents, View};
 /// Its depth is that of one sum after the other: for dense W, I·J for each of ż, ẋ and Ẇ that is present; for CP, I for each
 /// of ż and Ḃ (at least once), J for each of ẋ and Ċ (at least once), and R for each of these, of Ȧ and of λ̇; I for each of
 /// U̇ and żᵀU; J for each of V̇ and Vẋ; 1 with ḃ; and 6 for the products. For CP, Ṗ = żB + zḂ and Q̇ may be made first.
-pub fn tangent<T: Element>(
+pub fn tangent<'a, T: Element>(
     layer: &Interaction<'_, T>,
     z: View<'_, T, 2>,
     x: View<'_, T, 2>,
-    tangents: &Tangents<'_, T>,
+    tangents: &Tangents<'a, T>,
 ) -> Result<Reference> {
     layer.check_tangents(&z, &x, tangents)?;
+    let layer = &layer.along([true, false, false]);
     let (n, k, i, j) = (x.shape()[0], layer.k, layer.i, layer.j);
+    let (z, x) = (z.slice(1, 0..i)?, x.slice(1, 0..j)?);
+    let cut = |view: Option<View<'a, T, 2>>, len| view.map(|view| view.slice(1, 0..len)).transpose();
+    let tangents = &Tangents { z: cut(tangents.z, i)?, x: cut(tangents.x, j)?, ..*tangents };
     let core = core(layer, z, x, tangents)?;
     let (z, x) = (Matrix::of(z)?, Matrix::of(x)?);
     let [dz, dx] = [tangents.z, tangents.x].map(|view| view.map(Matrix::of));
@@ -62,7 +66,7 @@ fn core<T: Element>(
     let (moves_z, moves_x) = (tangents.z.is_some(), tangents.x.is_some());
     // Zeros stand for an operand that does not change.
     let zeros = |shape: [usize; 2]| Matrix::new(shape, |_, _| Terms::default());
-    let or_zeros = |view: Option<View<'_, T, 2>>, shape| view.map_or_else(|| Ok(zeros(shape)), Matrix::of);
+    let or_zeros = |view: Option<View<'_, T, 2>>, shape| view.map_or_else(|| zeros(shape), Matrix::of);
     match layer.core {
         Core::Absent => Ok(None),
         Core::Dense(w) => {
@@ -86,9 +90,9 @@ fn core<T: Element>(
             let parts = of_p + of_q + count(&[tangents.cp_a.is_some(), tangents.lambda.is_some()]);
             let depth = i * of_p.max(1) + j * of_q.max(1) + r.saturating_mul(parts);
             let lambda = lambda.map(Matrix::of).transpose()?;
-            let lambda = lambda.unwrap_or_else(|| Matrix::new([1, r], |_, _| 1.0.into()));
+            let lambda = lambda.map_or_else(|| Matrix::new([1, r], |_, _| 1.0.into()), Ok)?;
             let dlambda = tangents.lambda.map(Matrix::of).transpose()?;
-            let dlambda = dlambda.unwrap_or_else(|| zeros([1, r]));
+            let dlambda = dlambda.map_or_else(|| zeros([1, r]), Ok)?;
             let da = or_zeros(tangents.cp_a, a.shape())?;
             let product = |input: &Matrix, factor: &Matrix, length| {
                 Matrix::new([n, r], |n, r| sum(length, |feature| input.at(n, feature) * factor.at(feature, r)))
@@ -96,10 +100,10 @@ fn core<T: Element>(
             let plus = |a: Matrix, b: Matrix| Matrix::new([n, r], |n, r| a.at(n, r) + b.at(n, r));
             let (z, dz) = (Matrix::of(z)?, or_zeros(tangents.z, [n, i])?);
             let (db, b) = (or_zeros(tangents.cp_b, b.shape())?, Matrix::of(b)?);
-            let (p, dp) = (product(&z, &b, i), plus(product(&dz, &b, i), product(&z, &db, i)));
+            let (p, dp) = (product(&z, &b, i)?, plus(product(&dz, &b, i)?, product(&z, &db, i)?)?);
             let (x, dx) = (Matrix::of(x)?, or_zeros(tangents.x, [n, j])?);
             let (dc, c) = (or_zeros(tangents.cp_c, c.shape())?, Matrix::of(c)?);
-            let (q, dq) = (product(&x, &c, j), plus(product(&dx, &c, j), product(&x, &dc, j)));
+            let (q, dq) = (product(&x, &c, j)?, plus(product(&dx, &c, j)?, product(&x, &dc, j)?)?);
             let a = Matrix::of(a)?;
             let of = move |n, k| {
                 sum(r, |r| {

@@ -4,7 +4,8 @@ use std::iter::Sum;
 use std::ops::{Add, Mul};
 
 use super::Reference;
-use crate::{Element, Result, Tensor, View};
+use crate::view::elements;
+use crate::{Element, Error, Result, Tensor, View};
 
 /// A value, and the sum of the magnitudes of its terms. Of a product of sums that is the product of their magnitudes: what
 /// the error of an algorithm is proportional to that rounds each sum before it multiplies them.
@@ -49,13 +50,18 @@ pub(super) struct Matrix {
 impl Matrix {
     /// An operand with all axes but the last taken as one. Errors: those of allocation.
     pub(super) fn of<T: Element, const D: usize>(view: View<'_, T, D>) -> Result<Matrix> {
-        let values = Tensor::from_view(view)?.as_slice().iter().map(|value| Terms::from(value.to_f64())).collect();
-        Ok(Matrix { values, columns: view.shape()[D - 1] })
+        let (tensor, columns) = (Tensor::from_view(view)?, view.shape()[D - 1]);
+        let (values, rows) = (tensor.as_slice(), tensor.as_slice().len() / columns.max(1));
+        Matrix::new([rows, columns], |row, column| values[row * columns + column].to_f64().into())
     }
 
-    pub(super) fn new([rows, columns]: [usize; 2], of: impl Fn(usize, usize) -> Terms) -> Matrix {
-        let values = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
-        Matrix { values: values.map(|(row, column)| of(row, column)).collect(), columns }
+    /// What `of` gives for each element. Errors: those of allocation.
+    pub(super) fn new(shape: [usize; 2], of: impl Fn(usize, usize) -> Terms) -> Result<Matrix> {
+        let ([_, columns], len) = (shape, elements(&shape)?);
+        let mut values = Vec::new();
+        values.try_reserve_exact(len).map_err(|_| out_of_memory(len))?;
+        values.extend((0..len).map(|index| of(index / columns, index % columns)));
+        Ok(Matrix { values, columns })
     }
 
     pub(super) fn at(&self, row: usize, column: usize) -> Terms {
@@ -63,9 +69,13 @@ impl Matrix {
     }
 }
 
+fn out_of_memory(len: usize) -> Error {
+    Error::OutOfMemory { bytes: len.saturating_mul(size_of::<Terms>()) }
+}
+
 /// The sums that `of` gives for each element.
 pub(super) fn reference(shape: [usize; 2], depth: usize, of: impl Fn(usize, usize) -> Terms) -> Result<Reference> {
-    let sums = Matrix::new(shape, of).values;
+    let sums = Matrix::new(shape, of)?.values;
     Ok(Reference {
         value: Tensor::from_vec(sums.iter().map(|terms| terms.value).collect(), shape)?,
         magnitude: Tensor::from_vec(sums.iter().map(|terms| terms.magnitude).collect(), shape)?,

@@ -88,21 +88,31 @@ pub(super) struct Destinations<A> {
 
 /// What has to be computed for the destinations.
 #[derive(Clone, Copy)]
-struct Needed {
-    h: bool,
-    dq: bool,
-    dp: bool,
-    lambda: bool,
+pub(super) struct Needed {
+    pub(super) h: bool,
+    pub(super) dq: bool,
+    pub(super) dp: bool,
+    pub(super) lambda: bool,
 }
 
 impl Needed {
-    fn p(&self) -> bool {
+    pub(super) fn of<A>(to: &Destinations<A>) -> Needed {
+        let ([da, db, dc], tied) = (&to.factors, to.tied.is_some());
+        Needed {
+            h: da.is_some(),
+            dq: to.z.is_some() || db.is_some() || tied,
+            dp: to.x.is_some() || dc.is_some() || tied,
+            lambda: to.lambda.is_some(),
+        }
+    }
+
+    pub(super) fn p(&self) -> bool {
         self.h || self.dp || self.lambda
     }
-    fn q(&self) -> bool {
+    pub(super) fn q(&self) -> bool {
         self.h || self.dq || self.lambda
     }
-    fn d(&self) -> bool {
+    pub(super) fn d(&self) -> bool {
         self.dq || self.dp || self.lambda
     }
 }
@@ -161,14 +171,8 @@ impl Blocks {
 impl<T: Kernels> Factors<'_, T> {
     /// All of the gradients, on so many threads.
     pub(super) fn run(&self, to: &Destinations<T::Acc>, threads: usize) -> Result<()> {
-        let [da, db, dc] = to.factors;
         let tied = to.tied.is_some();
-        let needed = Needed {
-            h: da.is_some(),
-            dq: to.z.is_some() || db.is_some() || tied,
-            dp: to.x.is_some() || dc.is_some() || tied,
-            lambda: to.lambda.is_some(),
-        };
+        let needed = Needed::of(to);
         if !(needed.h || needed.d()) {
             return Ok(());
         }

@@ -13,6 +13,7 @@ use crate::View;
 use crate::cpu::cache::{part, parts};
 use crate::cpu::kernels::{Epilogue, Fetch, Gemm, add_into};
 use crate::cpu::operand::{Cube, Part};
+use crate::cpu::output::{Place, Sink};
 use crate::cpu::parallel;
 use crate::cpu::product::{Block, Lanes, Product, Target};
 use crate::cpu::scratch;
@@ -65,6 +66,12 @@ impl<A> To<A> {
         let offset = (group as isize).wrapping_mul(sg).wrapping_add((m as isize).wrapping_mul(sm));
         let row_stride = if each == 1 { sg } else { sm };
         Target { first: self.first.wrapping_offset(offset), row_stride, column_stride, padded: false }
+    }
+
+    /// A matrix as what rows of results are written to.
+    pub(super) fn sink<T: Kernels<Acc = A>>(&self) -> Sink<T> {
+        let place = if self.add { Place::Added(self.first) } else { Place::Sums(self.first) };
+        Sink { place, strides: [self.strides[0], self.strides[2]] }
     }
 
     /// An element of a vector.

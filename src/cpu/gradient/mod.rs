@@ -9,6 +9,7 @@
 
 mod contexts;
 mod cp;
+mod cp_few;
 mod few;
 mod jobs;
 mod shared;
@@ -32,19 +33,24 @@ pub(crate) fn backward<T: Element>(
     z: View<'_, T, 2>,
     x: View<'_, T, 2>,
     g: View<'_, T, 2>,
-    wanted: Wanted<'_, T>,
+    mut wanted: Wanted<'_, T>,
 ) -> Result<()> {
     let context = layer.context()?;
     let n = g.shape()[0];
     let threads = parallel::threads(&context, plan::work(layer, n));
     let ones = [T::from_f64(1.0)];
+    let inputs = [g, z, x];
     match factors(layer, &context, z, Side::Input(x.insert_axis()), g.insert_axis(), &ones)? {
         Some(p) => {
-            let saved = wanted.saved.filter(|_| n > 0).map(|saved| ([&saved.p[..], &saved.q[..]], saved.pitch));
+            let saved = wanted.saved.map(|saved| ([&saved.p[..], &saved.q[..]], saved.pitch));
             let [z, x, tied] = [wanted.z, wanted.x, wanted.tied].map(|to| to.map(To::matrix));
-            Factors { saved, ..p }.run(&Destinations { z, x, tied, ..destinations(wanted.cp) }, threads)?;
+            let (p, to) = (Factors { saved, ..p }, Destinations { z, x, tied, ..destinations(wanted.cp) });
+            match plan::contiguous_factors(layer) && cp_few::possible(&p, &to) {
+                true => cp_few::run(&p, inputs, &to, threads)?,
+                false => p.run(&to, threads)?,
+            }
         }
-        None => inputs(layer, &context, [g, z, x], [wanted.z, wanted.x, wanted.tied], threads)?,
+        None => of_inputs(layer, &context, inputs, [wanted.z, wanted.x, wanted.tied], &mut wanted.w, threads)?,
     }
     let one = View::strided(&ones, 0, [n, 1], [0, 1])?;
     if let Some(Gradient { to, add }) = wanted.w {
@@ -94,28 +100,30 @@ fn destinations<T: Element>(cp: WantedFactors<'_, T>) -> Destinations<T::Accumul
     Destinations { z: None, x: None, tied: None, factors, lambda: cp.lambda.map(To::vector) }
 }
 
-/// dz, dx, and their sum.
-fn inputs<T: Element>(
+/// dz, dx, and their sum; and dW, which is taken, if it is written in the same pass.
+fn of_inputs<T: Element>(
     layer: &Interaction<'_, T>,
     context: &Context,
     [g, z, x]: [View<'_, T, 2>; 3],
     [dz, dx, tied]: [Option<Gradient<'_, T::Accumulator, 2>>; 3],
+    dw: &mut Option<Gradient<'_, T::Accumulator, 3>>,
     threads: usize,
 ) -> Result<()> {
-    let n = g.shape()[0];
-    let t = Trilinear { inputs: [Some(g), Some(z), Some(x)], bias: None, ..trilinear(layer, context, n) };
+    let t = form(layer, context, [g, z, x])?;
     let sink = |Gradient { to, add }: Gradient<'_, T::Accumulator, 2>| Sink::sums(to, add);
     let (dz, dx) = (dz.map(sink), dx.map(sink));
     if let Core::Dense(w) = layer.core
         && few::possible(&t, w)
     {
+        let any = dz.is_some() || dx.is_some() || tied.is_some();
+        let mut dw = dw.take_if(|dw| any && few::alike(&t, dw));
         if dz.is_some() || dx.is_some() {
-            few::inputs(&t, w, [None, dz, dx], threads)?;
+            few::inputs(&t, w, [None, dz, dx], dw.take(), threads)?;
         }
         if let Some(tied) = tied {
             let to = sink(tied);
-            few::inputs(&t, w, [None, Some(to), None], threads)?;
-            few::inputs(&t, w, [None, None, Some(to.adding())], threads)?;
+            few::inputs(&t, w, [None, Some(to), None], dw, threads)?;
+            few::inputs(&t, w, [None, None, Some(to.adding())], None, threads)?;
         }
         return Ok(());
     }
@@ -123,21 +131,27 @@ fn inputs<T: Element>(
     let (other, x_cost) = t.roles([false, false, true]);
     let (both, cost) = t.roles([false, true, true]);
     let joint = cost < z_cost + x_cost && contract::joint(&t, [both.a, both.b]);
-    match (dz, dx) {
-        (Some(dz), Some(dx)) if joint => contract(&t, both, [None, Some(dz), Some(dx)], threads)?,
-        (dz, dx) => {
-            if let Some(dz) = dz {
-                contract(&t, one, [None, Some(dz), None], threads)?;
-            }
-            if let Some(dx) = dx {
-                contract(&t, other, [None, None, Some(dx)], threads)?;
-            }
-        }
+    let (mut dz, mut dx) = (dz, dx);
+    if joint && dz.is_some() && dx.is_some() {
+        contract(&t, both, [None, dz.take(), dx.take()], threads)?;
     }
-    if let Some(tied) = tied {
-        let to = sink(tied);
-        contract(&t, one, [None, Some(to), None], threads)?;
-        contract(&t, other, [None, None, Some(to.adding())], threads)?;
+    let tied = tied.map(sink);
+    let [along_z, along_x] = [[false, true, false], [false, false, true]].map(|outs| layer.along(outs));
+    for to in [dz, tied].into_iter().flatten() {
+        contract(&form(&along_z, context, [g, z, x])?, one, [None, Some(to), None], threads)?;
+    }
+    for to in [dx, tied.map(Sink::adding)].into_iter().flatten() {
+        contract(&form(&along_x, context, [g, z, x])?, other, [None, None, Some(to)], threads)?;
     }
     Ok(())
+}
+
+/// T of a dense or linear layer: of its axes, those of g, z and x that it has.
+fn form<'a, T: Element>(
+    layer: &Interaction<'a, T>,
+    context: &Context,
+    [g, z, x]: [View<'a, T, 2>; 3],
+) -> Result<Trilinear<'a, T>> {
+    let inputs = [Some(g.slice(1, 0..layer.k)?), Some(z.slice(1, 0..layer.i)?), Some(x.slice(1, 0..layer.j)?)];
+    Ok(Trilinear { inputs, bias: None, ..trilinear(layer, context, g.shape()[0]) })
 }

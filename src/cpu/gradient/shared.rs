@@ -32,8 +32,7 @@ pub(crate) fn backward_shared<T: Element>(
     let (dz, dx) = (wanted.z.map(To::matrix), wanted.x.map(To::batch));
     let cp = factors(layer, &context, z, Side::Input(x), g, &ones)?;
     if let Some(p) = &cp {
-        let saved = wanted.saved.filter(|_| groups > 0 && rows > 0);
-        let saved = saved.map(|saved| ([&saved.p[..], &saved.q[..]], saved.pitch));
+        let saved = wanted.saved.map(|saved| ([&saved.p[..], &saved.q[..]], saved.pitch));
         let to = Destinations { z: dz, x: dx, ..destinations(wanted.cp) };
         // The share of U is added below.
         Factors { saved, u: None, ..*p }.run(&to, threads)?;
@@ -60,7 +59,7 @@ pub(crate) fn backward_shared<T: Element>(
     let Some(Gradient { mut to, add }) = wanted.v else { return Ok(()) };
     // dV: of all rows at once where they are evenly spaced.
     let even = |view: View<'_, T, 3>| view.strides()[0] == view.strides()[1].wrapping_mul(rows as isize);
-    let all = groups.checked_mul(rows).filter(|_| even(x) && even(g) || groups == 0);
+    let all = groups.checked_mul(rows).filter(|_| even(x) && even(g));
     let (blocks, each) = all.map_or((groups, rows), |all| (1, all));
     for block in 0..blocks {
         let one = View::strided(&ones, 0, [each, 1], [0, 1])?;
@@ -142,9 +141,6 @@ fn add_linear<T: Element>(
     threads: usize,
 ) -> Result<()> {
     let groups = bias.shape()[0];
-    if groups == 0 || layer.i == 0 {
-        return Ok(());
-    }
     let mut t = Trilinear::new(context, groups, [layer.i, layer.k, 0]);
     (t.u, t.inputs[1]) = (Some(u.transpose()), Some(bias));
     let (roles, _) = t.roles([true, false, false]);

@@ -1,185 +1,131 @@
-//! Gradient in W: dW\[k\]\[i\]\[j\] ←/+ Σ_n g\[n\]\[k\] · z\[n\]\[i\] · x\[n\]\[j\], a GEMM whose depth is the batch. The products of two
-//! of the three are formed in L1, in the order of memory; nothing is transposed:
+//! Gradient in W: dW\[k\]\[i\]\[j\] ←/+ Σ_n g\[n\]\[k\] · z\[n\]\[i\] · x\[n\]\[j\], a GEMM whose depth is the batch, in the order of
+//! memory; nothing is transposed. Its rows are i (or k), its lanes (k, j) (or (i, j)): products of two inputs, which the
+//! microkernel of the first rows forms:
 //!
 //! ```text
-//!   Scaled     rows i of one k: [n][i] g[n][k] z[n][i]      lanes j:       strips of x [n][MR]
-//!   Products   rows k: g, in place or widened               lanes (i, j):  strips of [n][(i, j)] z[n][i] x[n][j]
+//!   rows    z [n][i]                               lanes   g[n][k] · x[n][j], vectors of j, of one k after the other
 //!
-//!   loop 6   blocks of dW: the tasks of the threads
-//!   loop 5     the batch by blocks whose g, z and x stay in cache                                     L2
-//!                            Scaled                                      Products
-//!   loop 4     one k after the other, IC rows i                          strips of MR lanes (i, j)
-//!   loop 3       the depth n by KC: rows are formed, IC × KC             a strip is formed, KC × MR   L1
-//!   loop 2         strips of MR lanes j, packed for the block
-//!   loop 1           tiles of NR rows i                                  tiles of NR rows k
+//!   loop 5   blocks of dW: the tasks of the threads
+//!   loop 4     the depth n by KC                                         dW in L2, z and x in L1 and L2
+//!   loop 3       strips of MV vectors of lanes (k, j), each KC × MR      L1
+//!   loop 2         tiles of NR rows i, of which the first forms the strip
 //! ```
 //!
-//! `Products` fills its lanes whatever J is; `Scaled` writes whole rows of dW. A strip or its rows, formed in L1, are used at
-//! once: written to L2 they would cost four times as much. Of each element the order of the sum is that of n.
+//! A row of one input costs the forming of a strip, a multiplication a vector, so the longer of i and k are the rows. Of
+//! each element the order of the sum is that of n.
 
 use super::few;
 use crate::cpu::cache::{Caches, caches, part, parts};
-use crate::cpu::kernels::{Epilogue, Fetch, Gemm, OuterStrip, add_into};
+use crate::cpu::kernels::{Pack, Products, add_into};
 use crate::cpu::operand::Part;
 use crate::cpu::parallel::{self, Shared};
-use crate::cpu::product::{Lanes, Product, Target};
 use crate::cpu::scratch;
 use crate::cpu::simd::Kernels;
 use crate::cpu::small::{self, copy_rows};
 use crate::cpu::table::Table;
 use crate::cpu::trilinear::rows;
-use crate::{Context, Result, View, ViewMut};
+use crate::{Context, Gradient, Result, View, ViewMut};
 
-/// Bytes of a block of dW and of the strips of x that belong to it, half of a usual L2 each.
-const BLOCK_BYTES: usize = 512 << 10;
-/// Bytes of a block of g, z and x.
-const INPUT_BYTES: usize = 384 << 10;
-/// Rows (k, i), or k, that a block should have at least, to share the packing of x or the forming of products.
+/// Bytes of a block of dW, a usual L2. It passes through once for each KC rows of the batch.
+const BLOCK_BYTES: usize = 1 << 20;
+/// Rows (k, i) that a block should have at least, to share the copies of its inputs.
 const BLOCK_ROWS: usize = 512;
-/// Most rows that are scaled at once, where the batch is small.
-const SCALED: usize = 128;
 
 /// Operands, whose sizes agree.
 pub(super) struct Weights<'a, T: Kernels> {
     table: &'static Table<T>,
     caches: Caches,
-    /// [N, K].
-    g: View<'a, T, 2>,
-    /// [N, I].
-    z: View<'a, T, 2>,
-    /// [N, J].
-    x: View<'a, T, 2>,
-}
-
-/// Which products are formed.
-#[derive(Clone, Copy, PartialEq)]
-enum Form {
-    Scaled,
-    Products,
+    /// g [N, K], z [N, I], x [N, J].
+    inputs: [View<'a, T, 2>; 3],
 }
 
 /// Sizes of the blocks.
 struct Blocks {
-    form: Form,
-    /// Of dW: k, i and j, or k and lanes (i, j).
-    k: usize,
-    i: usize,
-    j: usize,
-    /// Rows of the batch in a block.
-    n: usize,
+    /// Axes of dW: that of the rows, and that of the factors of lanes.
+    rows: usize,
+    left: usize,
+    /// Block of each axis of dW.
+    lengths: [usize; 3],
     /// Depth of a pass.
     kc: usize,
-    /// Rows scaled at once.
-    ic: usize,
-    /// Distances between the rows of the copies of g, z and x: an odd number of cache lines, so that they use all sets of L1.
+    /// Distances between the rows of the copies of two inputs: an odd number of cache lines, so that they use all sets of
+    /// L1. Of the factors, which are transposed, KC.
     pitch: [usize; 3],
-    /// Lengths of scratch arrays: g, z, x (or its strips), products, a tile, and the sums of several passes.
-    lengths: [usize; 6],
+    /// Lengths of scratch arrays: the copies of g, z and x, a strip, a tile.
+    scratch: [usize; 5],
 }
 
 impl<'a, T: Kernels> Weights<'a, T> {
     pub(super) fn new(context: &Context, g: View<'a, T, 2>, z: View<'a, T, 2>, x: View<'a, T, 2>) -> Self {
-        Weights { table: T::table(context.capability()), caches: caches(), g, z, x }
+        Weights { table: T::table(context.capability()), caches: caches(), inputs: [g, z, x] }
+    }
+
+    /// Rows of the batch.
+    fn n(&self) -> usize {
+        self.inputs[0].shape()[0]
     }
 
     /// K, I, J.
     fn sizes(&self) -> [usize; 3] {
-        [self.g, self.z, self.x].map(|input| input.shape()[1])
+        self.inputs.map(|input| input.shape()[1])
     }
 
-    /// The cheaper form, by cycles for each row of the batch. Lanes (i, j) are possible where they are contiguous in dW.
-    fn form(&self, [_, si, sj]: [isize; 3]) -> Form {
-        let [k, i, j] = self.sizes();
-        let lanes = self.table.lanes;
-        let vectors = self.table.mr as f64 / lanes as f64;
-        if sj != 1 || (si != j as isize && i > 1) {
-            return Form::Scaled;
-        }
-        // A product takes a load, a multiplication and a store: two cycles a vector.
-        // A strip of fewer vectors takes a little more than its share.
-        let strips = |columns: usize| {
-            let filled = columns.div_ceil(lanes) as f64 / vectors;
-            filled + if filled.fract() > 0.0 { 0.15 } else { 0.0 }
-        };
+    /// The axes of the rows and of the factors, the cheaper way by cycles for each row of the batch.
+    fn axes(&self) -> [usize; 2] {
+        let sizes = self.sizes();
+        let vectors = (self.table.mr / self.table.lanes) as f64;
         let step = |len: usize| rows(self.table, len, 1.0, vectors, 0.0) - rows(self.table, len, 0.0, vectors, 0.0);
-        let scaled = k as f64 * (2.0 * i as f64 / lanes as f64 + strips(j) * step(i));
-        let products = 2.0 * i as f64 * j.div_ceil(lanes) as f64 + strips(i.saturating_mul(j)) * step(k);
+        let cost = |rows: usize, left: usize| sizes[left] as f64 * (step(sizes[rows]) + vectors / 2.0);
         // Rows k, far apart in dW, are written a tenth slower.
-        if 1.1 * products < scaled { Form::Products } else { Form::Scaled }
+        if 1.1 * cost(0, 1) < cost(1, 0) { [0, 1] } else { [1, 0] }
     }
 
-    fn blocks(&self, strides: [isize; 3], threads: usize) -> Blocks {
+    fn blocks(&self, threads: usize) -> Blocks {
         let (table, size) = (self.table, size_of::<T::Acc>());
-        let ([k, i, j], n) = (self.sizes(), self.g.shape()[0]);
-        // A strip takes half of L1, the rows that it meets the other.
-        let kc = part(n, (self.caches.kc::<T>(table) / 2).max(64), table.lanes).max(table.lanes);
-        let form = self.form(strides);
-        let pitch = |len: usize| (len.div_ceil(16) | 1) * 16;
+        let ([rows, left], sizes, n) = (self.axes(), self.sizes(), self.n());
+        // Each step takes a line of the rows and of x, which NR rows of FMAs hide if they come from L2.
+        let most = self.caches.l1 / 128 * table.nr / 12;
+        let kc = part(n, most, table.lanes).next_multiple_of(table.lanes).max(table.lanes);
         let wanted = if threads > 1 { 4 * threads } else { 1 };
-        let batch = |row: usize| (INPUT_BYTES / size / row.max(1) / kc).max(1) * kc;
-        match form {
-            Form::Scaled => {
-                let jb = part(j, BLOCK_BYTES / size / kc, table.mr).next_multiple_of(table.mr).max(table.mr);
-                let others = wanted.div_ceil(j.div_ceil(jb).max(1));
-                let most = (BLOCK_BYTES / size / jb).min(i.div_ceil(others.div_ceil(k.max(1))).max(table.nr));
-                let ib = part(i, most, table.nr).max(1);
-                let most = (BLOCK_BYTES / size / jb / ib).max(BLOCK_ROWS / ib).clamp(1, BLOCK_ROWS);
-                let others = others.div_ceil(i.div_ceil(ib).max(1));
-                let kb = part(k, most.min(k.div_ceil(others)), 1).max(1);
-                let ic = part(ib, (self.caches.l1 / 2 / size / kc).clamp(table.lanes, SCALED), table.lanes);
-                let pitch = [pitch(kb), pitch(ib), 0];
-                let nb = batch(pitch[0] + pitch[1] + jb).min(n.next_multiple_of(kc));
-                let lengths = [pitch[0] * nb, pitch[1] * nb, jb * nb, (ic + 16) * kc, ic * table.mr, 0];
-                Blocks { form, k: kb, i: ib, j: jb, n: nb, kc, ic, pitch, lengths }
-            }
-            Form::Products => {
-                let lanes = i * j;
-                let least = wanted.div_ceil(k.div_ceil(BLOCK_ROWS / 2).max(1));
-                let most = (BLOCK_BYTES / size / k.clamp(1, BLOCK_ROWS / 2)).min(lanes.div_ceil(least));
-                let jb = part(lanes, most.next_multiple_of(table.mr), table.mr).max(1);
-                let others = wanted.div_ceil(lanes.div_ceil(jb).max(1));
-                let kb = part(k, (BLOCK_ROWS / 2).min(k.div_ceil(others)).max(table.nr), table.nr).max(1);
-                let pitch = [pitch(kb), pitch((jb / j.max(1) + 2).min(i)), pitch(j)];
-                let nb = batch(pitch.iter().sum()).min(n.next_multiple_of(kc));
-                // The rows k of dW lie far apart, often in the same sets of a cache, to which several passes would return.
-                let sums = if n > kc { kb * jb.next_multiple_of(table.mr) } else { 0 };
-                let products = (table.mr + 16) * kc;
-                let lengths = [pitch[0] * nb, pitch[1] * nb, pitch[2] * nb, products, kb * table.mr, sums];
-                Blocks { form, k: kb, i: 1, j: jb, n: nb, kc, ic: 0, pitch, lengths }
-            }
-        }
+        let j = part(sizes[2], BLOCK_BYTES / size / kc, table.mr).max(1);
+        let others = wanted.div_ceil(sizes[2].div_ceil(j).max(1));
+        let most =
+            (BLOCK_BYTES / size / j).min(sizes[rows].div_ceil(others.div_ceil(sizes[left].max(1))).max(table.nr));
+        let r = part(sizes[rows], most, table.nr).max(1);
+        let most = (BLOCK_BYTES / size / j / r).max(BLOCK_ROWS / r).clamp(1, BLOCK_ROWS);
+        let others = others.div_ceil(sizes[rows].div_ceil(r).max(1));
+        let l = part(sizes[left], most.min(sizes[left].div_ceil(others)), 1).max(1);
+        let mut lengths = [0, 0, j];
+        (lengths[rows], lengths[left]) = (r, l);
+        let mut pitch = lengths.map(|len| (len.div_ceil(16) | 1) * 16);
+        pitch[left] = kc;
+        let mut copies = pitch.map(|pitch| pitch * kc);
+        copies[left] = l * kc;
+        let [g, z, x] = copies;
+        Blocks { rows, left, lengths, kc, pitch, scratch: [g, z, x, table.mr * kc, r * table.mr] }
     }
 
     /// The gradient written or added to `to` [K, I, J].
     pub(super) fn run(&self, mut to: ViewMut<'_, T::Acc, 3>, add: bool, threads: usize) -> Result<()> {
-        let ([_, i, j], n) = (self.sizes(), self.g.shape()[0]);
-        if (1..=small::ROWS).contains(&n) && (to.strides()[2] == 1 || j <= 1) {
-            let bytes = to.shape().iter().product::<usize>().saturating_mul(size_of::<T::Acc>());
-            let past = !add && i * j > 1 && bytes > self.caches.l3 / 2;
-            return few::weights(self.table, [self.g, self.z, self.x], to, (add, past), threads);
+        let (sizes, n) = (self.sizes(), self.n());
+        if (1..=small::ROWS).contains(&n) && (to.strides()[2] == 1 || sizes[2] <= 1) {
+            return few::weights(self.table, &self.caches, self.inputs, Gradient { to, add }, threads);
         }
         let strides = to.strides();
-        let [k, i, j] = self.sizes();
-        let blocks = self.blocks(strides, threads);
-        let [i, j] = if blocks.form == Form::Products { [1, i * j] } else { [i, j] };
-        let [k_blocks, i_blocks, j_blocks] =
-            [(k, blocks.k), (i, blocks.i), (j, blocks.j)].map(|(len, block)| len.div_ceil(block));
+        let blocks = self.blocks(threads);
+        let counts: [usize; 3] = std::array::from_fn(|axis| sizes[axis].div_ceil(blocks.lengths[axis]));
         let first = Shared::new(to.host_mut_ptr());
-        parallel::run(threads, k_blocks * i_blocks * j_blocks, |index| {
-            let of = |index: usize, block: usize, len: usize| (index * block, block.min(len - index * block));
-            let j = of(index % j_blocks, blocks.j, j);
-            let i = of(index / j_blocks % i_blocks, blocks.i, i);
-            let k = of(index / j_blocks / i_blocks, blocks.k, k);
-            scratch::with(blocks.lengths, |scratch| {
-                let task = Task { w: self, blocks: &blocks, k, i, j, scratch, first: first.get(), strides };
+        parallel::run(threads, counts.iter().product(), |index| {
+            let index = [index / counts[2] / counts[1], index / counts[2] % counts[1], index % counts[2]];
+            let block = std::array::from_fn(|axis| {
+                let (from, len) = (index[axis] * blocks.lengths[axis], blocks.lengths[axis]);
+                (from, len.min(sizes[axis] - from))
+            });
+            scratch::with(blocks.scratch, |scratch| {
+                let task = Task { w: self, blocks: &blocks, block, scratch, first: first.get(), strides };
                 // SAFETY: the scratch has the lengths of these blocks, the operands' shapes agree, and no other task
                 // has this block of the gradient.
-                unsafe {
-                    match blocks.form {
-                        Form::Scaled => task.scaled(add),
-                        Form::Products => task.products(add),
-                    }
-                }
+                unsafe { task.run(add) };
                 Ok(())
             })
         })
@@ -189,189 +135,142 @@ impl<'a, T: Kernels> Weights<'a, T> {
 struct Task<'a, T: Kernels> {
     w: &'a Weights<'a, T>,
     blocks: &'a Blocks,
-    k: Part,
-    i: Part,
-    /// Lanes (i, j) of `Products`.
-    j: Part,
-    scratch: [*mut T::Acc; 6],
+    /// Of K, I and J.
+    block: [Part; 3],
+    scratch: [*mut T::Acc; 5],
     /// dW.
     first: *mut T::Acc,
     strides: [isize; 3],
 }
 
 impl<T: Kernels> Task<'_, T> {
-    /// From this element on, with rows along one axis.
-    fn target(&self, index: [usize; 3], row_stride: isize) -> Target<T::Acc> {
+    /// Row 0 of the block, of this factor, from this column on.
+    fn target(&self, left: usize, column: usize) -> *mut T::Acc {
+        let mut index = self.block.map(|(first, _)| first);
+        index[self.blocks.left] += left;
+        index[2] += column;
         let offset =
             (0..3).fold(0isize, |sum, axis| sum.wrapping_add((index[axis] as isize).wrapping_mul(self.strides[axis])));
-        let first = self.first.wrapping_offset(offset);
-        Target { first, row_stride, column_stride: self.strides[2], padded: false }
+        self.first.wrapping_offset(offset)
     }
 
-    /// Rows n and some columns of an input as accumulators, padded with zeros; and their distance. They are copied even where
-    /// they could be read in place: rows whose distance is a power of two, as in most layers, share a few sets of L1.
-    unsafe fn rows(
-        &self,
-        input: View<'_, T, 2>,
-        n: Part,
-        columns: Part,
-        (to, pitch): (*mut T::Acc, usize),
-    ) -> (*const T::Acc, isize) {
+    /// Where row `n` of the block's columns of an input is.
+    fn at(&self, axis: usize, n: usize) -> *const T {
+        let (input, column) = (self.w.inputs[axis], self.block[axis].0);
         let [sn, sc] = input.strides();
-        let offset = (n.0 as isize).wrapping_mul(sn).wrapping_add((columns.0 as isize).wrapping_mul(sc));
-        let from = input.host_ptr().wrapping_offset(offset);
+        let offset = (n as isize).wrapping_mul(sn).wrapping_add((column as isize).wrapping_mul(sc));
+        input.host_ptr().wrapping_offset(offset)
+    }
+
+    /// Rows n and the block's columns of an input as accumulators, vectors past the last column of x readable; and their
+    /// distance. They are copied if in place they would share a few sets of L1, their distance being a power of two as in
+    /// most layers.
+    unsafe fn rows(&self, axis: usize, n: Part) -> (*const T::Acc, isize) {
+        let (from, columns, lanes) = (self.at(axis, n.0), self.block[axis].1, self.w.table.lanes);
+        let [sn, sc] = self.w.inputs[axis].strides();
+        let line = 64 / size_of::<T::Acc>() as isize;
+        let spread = sn % line == 0 && (sn / line % 2 != 0 || sn.abs() <= 2 * line);
+        if T::IN_PLACE && sc == 1 && spread && (axis < 2 || columns.is_multiple_of(lanes)) {
+            return (from.cast(), sn);
+        }
+        let (to, pitch) = (self.scratch[axis], self.blocks.pitch[axis]);
         // SAFETY: rows and columns are within the input; room for the rows.
-        unsafe { copy_rows(self.w.table, View::from_raw_parts(from, [n.1, columns.1], [sn, sc]), to, pitch) };
+        unsafe { copy_rows(self.w.table, View::from_raw_parts(from, [n.1, columns], [sn, sc]), to, pitch) };
         (to.cast_const(), pitch as isize)
     }
 
-    /// Blocks of the batch.
-    fn batch(&self) -> impl Iterator<Item = Part> + use<T> {
-        parts(self.w.g.shape()[0], self.blocks.n, self.blocks.kc)
-    }
-
-    /// Passes of a block of the batch.
-    fn passes(&self, n: Part) -> impl Iterator<Item = Part> + use<T> {
-        let kc = self.blocks.kc;
-        parts(n.1, kc, kc)
-    }
-
-    /// A strip of lanes, as wide as the tile or as what is left, times rows, whose elements are one apart.
-    unsafe fn strip(
-        &self,
-        (a, a_stride): (*const T::Acc, usize),
-        left: usize,
-        (b, b_step, rows): (*const T::Acc, isize, usize),
-        depth: usize,
-        (to, epilogue): (Target<T::Acc>, Epilogue),
-    ) {
-        let (table, none) = (self.w.table, std::ptr::null_mut());
-        let product = Product { table, kc: depth, few: false, strip: none, tile: self.scratch[4], staged: none };
-        let gemm = Gemm {
-            a,
-            a_stride: a_stride as isize,
-            vectors: left.min(table.mr).div_ceil(table.lanes),
-            b,
-            b_stride: 1,
-            b_step,
-            rows,
-            depth,
-            out: none,
-            out_stride: 0,
-            epilogue: Epilogue::Set,
-            fetch: if left > table.mr && depth <= 4 * table.nr { Fetch::Out } else { Fetch::Nothing },
-        };
-        // SAFETY: see `run`.
-        unsafe { product.store(&gemm, left, to, epilogue) };
-    }
-
-    /// What the sums of a pass do with what is there.
-    fn epilogue(&self, n: usize, add: bool) -> Epilogue {
-        if n == 0 && !add { Epilogue::Set } else { Epilogue::Add }
-    }
-
-    unsafe fn scaled(&self, add: bool) {
-        let (w, blocks, table) = (self.w, self.blocks, self.w.table);
-        let [g, z, strips, scaled, ..] = self.scratch;
-        let [g_pitch, z_pitch, _] = blocks.pitch;
-        let (x, mr) = (Lanes::matrix(w.x), table.mr);
-        // SAFETY: see `run`, here and in all that it calls.
+    /// The factors, each with its elements n side by side, KC apart.
+    unsafe fn factors(&self, n: Part) -> *const T::Acc {
+        let axis = self.blocks.left;
+        let [row_stride, column_stride] = self.w.inputs[axis].strides();
+        let (from, to, width) = (self.at(axis, n.0), self.scratch[axis], self.blocks.kc);
+        // SAFETY: rows and columns are within the input; room for the factors.
         unsafe {
-            for block in self.batch() {
-                let (g, g_stride) = self.rows(w.g, block, self.k, (g, g_pitch));
-                let (z, z_stride) = self.rows(w.z, block, self.i, (z, z_pitch));
-                // Strips of a pass lie behind each other.
-                let padded = self.j.1.next_multiple_of(mr);
-                for n in self.passes(block) {
-                    for column in (0..self.j.1).step_by(mr) {
-                        let to = strips.add(n.0 * padded + column * n.1);
-                        let from = (block.0 + n.0, n.1);
-                        x.pack(table, from, (self.j.0 + column, self.j.0 + self.j.1), to);
+            (self.w.table.pack)(&Pack {
+                from,
+                row_stride,
+                column_stride,
+                rows: n.1,
+                depth: self.block[axis].1,
+                to,
+                width,
+            });
+        }
+        to.cast_const()
+    }
+
+    unsafe fn run(&self, add: bool) {
+        let (blocks, table) = (self.blocks, self.w.table);
+        let (lanes, mv) = (table.lanes, table.mr / table.lanes);
+        let (rows, lefts, columns) = (self.block[blocks.rows].1, self.block[blocks.left].1, self.block[2].1);
+        let [.., formed, tile] = self.scratch;
+        let across = columns.div_ceil(lanes);
+        // SAFETY: see `Weights::run`, here and in all that it calls.
+        unsafe {
+            for n in parts(self.w.n(), blocks.kc, blocks.kc) {
+                let add = n.0 > 0 || add;
+                let (b, b_step) = self.rows(blocks.rows, n);
+                let (x, right_step) = self.rows(2, n);
+                let factors = self.factors(n);
+                for first in (0..lefts * across).step_by(mv) {
+                    let vectors = mv.min(lefts * across - first);
+                    // Its factor and its first column.
+                    let of = |v: usize| ((first + v) / across, (first + v) % across * lanes);
+                    let whole = self.strides[2] == 1 && (0..vectors).all(|v| of(v).1 + lanes <= columns);
+                    let ([mut left, mut right], mut out) = ([Products::NONE.0; 2], Products::NONE.1);
+                    for v in 0..vectors {
+                        let (factor, column) = of(v);
+                        left[v] = factors.wrapping_add(factor * blocks.kc);
+                        right[v] = x.wrapping_add(column);
+                        out[v] = if whole { self.target(factor, column) } else { tile.wrapping_add(v * lanes) };
                     }
-                }
-                for k in 0..self.k.1 {
-                    for ic in parts(self.i.1, blocks.ic, table.lanes) {
-                        let pitch = ic.1.next_multiple_of(table.lanes);
-                        let to = self.target([self.k.0 + k, self.i.0 + ic.0, self.j.0], self.strides[1]);
-                        for n in self.passes(block) {
-                            (table.arithmetic.outer_strip)(&OuterStrip {
-                                rows: n.1,
-                                left: g.wrapping_offset(n.0 as isize * g_stride).wrapping_add(k),
-                                left_stride: g_stride,
-                                right: z.wrapping_offset(n.0 as isize * z_stride).wrapping_add(ic.0),
-                                right_stride: z_stride,
-                                rights: ic.1,
-                                from: 0,
-                                width: ic.1,
-                                to: scaled,
-                                to_stride: pitch,
-                            });
-                            let rows = (scaled.cast_const(), pitch as isize, ic.1);
-                            let epilogue = self.epilogue(block.0 + n.0, add);
-                            for column in (0..self.j.1).step_by(mr) {
-                                let left = self.j.1 - column;
-                                let width = left.min(mr).next_multiple_of(table.lanes);
-                                let strip = (strips.add(n.0 * padded + column * n.1).cast_const(), width);
-                                self.strip(strip, left, rows, n.1, (to.offset(0, column), epilogue));
-                            }
-                        }
+                    (table.arithmetic.products)(&Products {
+                        vectors,
+                        depth: n.1,
+                        left,
+                        right,
+                        right_step,
+                        b,
+                        b_step,
+                        rows,
+                        formed,
+                        out,
+                        out_stride: if whole { self.strides[blocks.rows] } else { (vectors * lanes) as isize },
+                        add: add && whole,
+                    });
+                    for v in 0..if whole { 0 } else { vectors } {
+                        let (factor, column) = of(v);
+                        let sums = tile.wrapping_add(v * lanes).cast_const();
+                        let len = lanes.min(columns - column);
+                        self.write((sums, vectors * lanes), self.target(factor, column), [rows, len], add);
                     }
                 }
             }
         }
     }
 
-    unsafe fn products(&self, add: bool) {
-        let (w, blocks, table) = (self.w, self.blocks, self.w.table);
-        let [g, z, x, products, _, sums] = self.scratch;
-        let [g_pitch, z_pitch, x_pitch] = blocks.pitch;
-        let (mr, several, columns) = (table.mr, blocks.lengths[5] > 0, w.x.shape()[1]);
-        let dw = self.target([self.k.0, self.j.0 / columns, self.j.0 % columns], self.strides[0]);
-        // Of several passes the sums of a strip lie together.
-        let to = |lane: usize| match several {
-            true => Target::scratch(sums.wrapping_add(lane * self.k.1), mr),
-            false => dw.offset(0, lane),
-        };
-        let first = self.j.0 / columns;
-        let i = (first, (self.j.0 + self.j.1).div_ceil(columns) - first);
-        // SAFETY: see `run`, here and in all that it calls.
-        unsafe {
-            for block in self.batch() {
-                let (g, g_stride) = self.rows(w.g, block, self.k, (g, g_pitch));
-                let (z, z_stride) = self.rows(w.z, block, i, (z, z_pitch));
-                let (x, x_stride) = self.rows(w.x, block, (0, columns), (x, x_pitch));
-                for lane in (0..self.j.1).step_by(mr) {
-                    let left = self.j.1 - lane;
-                    // Vectors of a row of x that is not a whole number of them stick out of the strip.
-                    let aligned = columns.is_multiple_of(table.lanes);
-                    let width = left.min(mr).next_multiple_of(table.lanes) + if aligned { 0 } else { table.lanes };
-                    for n in self.passes(block) {
-                        (table.arithmetic.outer_strip)(&OuterStrip {
-                            rows: n.1,
-                            left: z.wrapping_offset(n.0 as isize * z_stride),
-                            left_stride: z_stride,
-                            right: x.wrapping_offset(n.0 as isize * x_stride),
-                            right_stride: x_stride,
-                            rights: columns,
-                            from: self.j.0 + lane - first * columns,
-                            width: left.min(mr),
-                            to: products,
-                            to_stride: width,
-                        });
-                        let rows = (g.wrapping_offset(n.0 as isize * g_stride), g_stride, self.k.1);
-                        let epilogue = self.epilogue(block.0 + n.0, add && !several);
-                        self.strip((products, width), left, rows, n.1, (to(lane), epilogue));
-                    }
-                }
-            }
-            for lane in (0..if several { self.j.1 } else { 0 }).step_by(mr) {
-                let len = (self.j.1 - lane).min(mr);
-                for row in 0..self.k.1 {
-                    let from = std::slice::from_raw_parts(to(lane).offset(row, 0).first, len);
-                    let dw = dw.offset(row, lane).first;
-                    match add {
-                        true => add_into(std::slice::from_raw_parts_mut(dw, len), from),
-                        false => std::ptr::copy_nonoverlapping(from.as_ptr(), dw, len),
+    /// Rows of sums, so far apart, to dW.
+    unsafe fn write(
+        &self,
+        (from, distance): (*const T::Acc, usize),
+        to: *mut T::Acc,
+        [rows, len]: [usize; 2],
+        add: bool,
+    ) {
+        let (row_stride, stride) = (self.strides[self.blocks.rows], self.strides[2]);
+        for row in 0..rows {
+            let to = to.wrapping_offset((row as isize).wrapping_mul(row_stride));
+            // SAFETY: see `Weights::run`.
+            unsafe {
+                let from = std::slice::from_raw_parts(from.add(row * distance), len);
+                if stride == 1 && add {
+                    add_into(std::slice::from_raw_parts_mut(to, len), from);
+                } else if stride == 1 {
+                    std::ptr::copy_nonoverlapping(from.as_ptr(), to, len);
+                } else {
+                    for (column, &sum) in from.iter().enumerate() {
+                        let to = to.wrapping_offset((column as isize).wrapping_mul(stride));
+                        to.write(if add { *to + sum } else { sum });
                     }
                 }
             }

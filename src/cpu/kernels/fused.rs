@@ -11,7 +11,7 @@
 //! up without leaving the registers: for `dot` by NR·MV FMAs into MV vectors, 1/depth of the tile's arithmetic; for `axpy`
 //! by as many FMAs, each with a load and a store. Both at once give two gradients for one product with W.
 
-use super::microkernel::{Ahead, microkernel, tiles};
+use super::microkernel::{Ahead, Loaded, microkernel, tiles};
 use crate::cpu::simd::Simd;
 
 /// Operands of [`fused`].
@@ -72,7 +72,9 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(
         for tile in 0..tiles {
             let row = first + tile * NR;
             let b = w.wrapping_offset(row as isize * f.row_stride);
-            let acc = microkernel::<S, MV, NR>(f.depth, f.lanes, width as isize, b, (f.row_stride, f.step), ahead);
+            let mut lanes = Loaded { a: f.lanes, a_stride: width as isize, ahead: *ahead };
+            let acc = microkernel::<S, MV, NR>(f.depth, &mut lanes, b, (f.row_stride, f.step));
+            *ahead = lanes.ahead.next_tile();
             if let Some((p, sums)) = f.dot {
                 let (p, sums) = (p.wrapping_add(row * width), sums.wrapping_add(a * width));
                 for v in 0..MV {

@@ -3,7 +3,7 @@
 //! Operands as in [`super::microkernel`]; `out` is `rows` rows of `vectors`·LANES contiguous lanes, `out_stride` apart.
 //! With the lanes over n it computes x Vᵀ, z Uᵀ, (z⊗x) Wᵀ and H Aᵀ; over r, z B and x C; over j, zᵀ W.
 
-use super::microkernel::{Ahead, microkernel, tiles};
+use super::microkernel::{Ahead, Loaded, microkernel, tiles};
 use crate::cpu::simd::Simd;
 
 /// What happens to a tile of sums.
@@ -28,8 +28,6 @@ pub(crate) enum Fetch {
     Rows,
     /// The lanes: those that lie behind them, the next strip of a matrix.
     Lanes,
-    /// The result: the same rows of the strip that lies behind this one.
-    Out,
 }
 
 /// Operands of [`gemm`].
@@ -70,7 +68,7 @@ pub(crate) unsafe fn gemm<S: Simd>(g: &Gemm<S::Acc>) {
 
 /// Calls `f` for each vector of a tile.
 #[inline(always)]
-fn each<V: Copy, const MV: usize, const NR: usize>(acc: &[[V; MV]; NR], f: impl Fn(usize, usize, V)) {
+pub(super) fn each<V: Copy, const MV: usize, const NR: usize>(acc: &[[V; MV]; NR], f: impl Fn(usize, usize, V)) {
     for (o, acc) in acc.iter().enumerate() {
         for (v, &acc) in acc.iter().enumerate() {
             f(o, v, acc);
@@ -88,7 +86,7 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
             let row = first + tile * NR;
             let b = g.b.wrapping_offset(row as isize * g.b_stride);
             let none = Ahead::none(g.a);
-            let mut ahead = match g.fetch {
+            let ahead = match g.fetch {
                 Fetch::Nothing => none,
                 Fetch::Rows => Ahead {
                     weights: b.wrapping_offset(AHEAD * NR as isize * g.b_stride),
@@ -106,19 +104,9 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
                     panels_step: (g.a_stride as usize).wrapping_mul(size),
                     ..none
                 },
-                Fetch::Out => {
-                    let next = g.out.cast_const().wrapping_add(row * g.out_stride + MV * S::LANES);
-                    let step = g.out_stride.wrapping_mul(size);
-                    Ahead {
-                        weights: next,
-                        weights_step: step,
-                        panels: next.wrapping_byte_add(64),
-                        panels_step: step,
-                        ..none
-                    }
-                }
             };
-            let acc = microkernel::<S, MV, NR>(g.depth, g.a, g.a_stride, b, (g.b_stride, g.b_step), &mut ahead);
+            let mut lanes = Loaded { a: g.a, a_stride: g.a_stride, ahead };
+            let acc = microkernel::<S, MV, NR>(g.depth, &mut lanes, b, (g.b_stride, g.b_step));
             // One loop for each, so that the sums stay in registers.
             let out = g.out.wrapping_add(row * g.out_stride);
             let at = |o: usize, v: usize| out.wrapping_add(o * g.out_stride + v * S::LANES);

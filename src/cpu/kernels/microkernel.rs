@@ -38,6 +38,11 @@ impl<A> Ahead<A> {
         Ahead { weights: used, weights_step: 0, weights_jump: 0, panels: used, panels_step: 0 }
     }
 
+    /// After a tile.
+    pub(super) fn next_tile(self) -> Self {
+        Ahead { weights: self.weights.wrapping_byte_offset(self.weights_jump), ..self }
+    }
+
     /// So many tiles of so many steps of depth later.
     pub(crate) fn after(self, tiles: usize, depth: usize) -> Self {
         let steps = tiles * depth;
@@ -50,19 +55,52 @@ impl<A> Ahead<A> {
     }
 }
 
+/// The lane operand, a step of depth after the other, and what is asked for in advance meanwhile.
+pub(super) trait Source<S: Simd, const MV: usize> {
+    /// # Safety
+    ///
+    /// At most `depth` times; the rest is the microkernel's contract.
+    unsafe fn next(&mut self) -> [S::Vector; MV];
+}
+
+/// Lanes in memory.
+pub(super) struct Loaded<A> {
+    pub(super) a: *const A,
+    pub(super) a_stride: isize,
+    pub(super) ahead: Ahead<A>,
+}
+
+impl<S: Simd, const MV: usize> Source<S, MV> for Loaded<S::Acc> {
+    #[inline(always)]
+    unsafe fn next(&mut self) -> [S::Vector; MV] {
+        let ahead = &mut self.ahead;
+        // SAFETY: `v` < MV: within the operand by the caller's contract.
+        unsafe {
+            S::prefetch(ahead.weights);
+            S::prefetch(ahead.panels);
+            ahead.weights = ahead.weights.wrapping_byte_add(ahead.weights_step);
+            ahead.panels = ahead.panels.wrapping_byte_add(ahead.panels_step);
+            let mut lanes = [S::zero(); MV];
+            for (v, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = S::load(self.a.add(v * S::LANES));
+            }
+            self.a = self.a.wrapping_offset(self.a_stride);
+            lanes
+        }
+    }
+}
+
 /// The microkernel. A tile of fewer rows or vectors is another instance, so edges run at full speed.
 ///
 /// # Safety
 ///
-/// A and B valid as drawn above. What is `ahead` need not be readable.
+/// A and B valid as drawn above. What is asked for in advance need not be readable.
 #[inline(always)]
 pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
     depth: usize,
-    mut a: *const S::Acc,
-    a_stride: isize,
+    a: &mut impl Source<S, MV>,
     b: *const S::Acc,
     (b_stride, b_step): (isize, isize),
-    ahead: &mut Ahead<S::Acc>,
 ) -> [[S::Vector; MV]; NR] {
     // SAFETY: `d` < `depth`, `o` < NR, `v` < MV: within the operands by the caller's contract.
     unsafe {
@@ -73,28 +111,18 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
         for (t, third) in third.iter_mut().enumerate() {
             *third = opaque(b.wrapping_offset(3 * t as isize * b_stride));
         }
-        let Ahead { mut weights, weights_step, weights_jump, mut panels, panels_step } = *ahead;
         for _ in 0..depth {
-            S::prefetch(weights);
-            S::prefetch(panels);
-            weights = weights.wrapping_byte_add(weights_step);
-            panels = panels.wrapping_byte_add(panels_step);
-            let mut lanes = [S::zero(); MV];
-            for (v, lanes) in lanes.iter_mut().enumerate() {
-                *lanes = S::load(a.add(v * S::LANES));
-            }
+            let lanes = a.next();
             for (o, acc) in acc.iter_mut().enumerate() {
                 let element = S::splat(*third[o / 3].offset((o % 3) as isize * b_stride));
                 for (acc, &lanes) in acc.iter_mut().zip(&lanes) {
                     *acc = S::fma(lanes, element, *acc);
                 }
             }
-            a = a.wrapping_offset(a_stride);
             for third in &mut third {
                 *third = third.wrapping_offset(b_step);
             }
         }
-        (ahead.weights, ahead.panels) = (weights.wrapping_byte_offset(weights_jump), panels);
         acc
     }
 }

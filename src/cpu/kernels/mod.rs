@@ -8,6 +8,7 @@ mod fused;
 mod gemm;
 mod microkernel;
 mod pack;
+mod products;
 mod stream;
 mod sweep;
 
@@ -16,8 +17,8 @@ pub(crate) use fused::{Fused, fused};
 pub(crate) use gemm::{Epilogue, Fetch, Gemm, gemm};
 pub(crate) use microkernel::{Ahead, peak, read};
 pub(crate) use pack::{
-    FormKhatriRao, Hadamard, OuterStrip, Pack, Unpack, Widened, add_into, form_khatri_rao, gather, hadamard,
-    outer_strip, pack, unpack, widen,
+    FormKhatriRao, Hadamard, Pack, Unpack, Widened, add_into, form_khatri_rao, gather, hadamard, pack, unpack, widen,
 };
-pub(crate) use stream::{Combine, Fold, Stream, combine, outer, stream};
-pub(crate) use sweep::{OuterStream, Sweep, outer_stream, sweep};
+pub(crate) use products::{Products, products};
+pub(crate) use stream::{Fold, Stream, outer, stream};
+pub(crate) use sweep::{Outer, Sweep, sweep};

@@ -184,51 +184,6 @@ pub(crate) unsafe fn form_khatri_rao<S: Simd>(f: &FormKhatriRao<S::Acc>) {
     }
 }
 
-/// Operands of [`outer_strip`].
-pub(crate) struct OuterStrip<A> {
-    /// Rows of the batch.
-    pub(crate) rows: usize,
-    pub(crate) left: *const A,
-    pub(crate) left_stride: isize,
-    /// Rows of `rights` elements, and as many as complete the last vector.
-    pub(crate) right: *const A,
-    pub(crate) right_stride: isize,
-    pub(crate) rights: usize,
-    /// The part of a row of products that is wanted.
-    pub(crate) from: usize,
-    pub(crate) width: usize,
-    /// Rows `to_stride` apart, which have room for whole vectors.
-    pub(crate) to: *mut A,
-    pub(crate) to_stride: usize,
-}
-
-/// A strip of the Khatri-Rao product of two matrices row by row, lanes over columns: of left\[n\]\[l\] · right\[n\]\[r\] at
-/// l·R + r. A vector that sticks out of l is overwritten by the next one; the last may stick out of the strip. One vector
-/// after the other for all rows: two instructions each, where a loop over a row's few vectors would take ten.
-///
-/// # Safety
-///
-/// See [`super`].
-#[inline(always)]
-pub(crate) unsafe fn outer_strip<S: Simd>(o: &OuterStrip<S::Acc>) {
-    let (mut l, mut r, mut lane) = (o.from / o.rights.max(1), o.from % o.rights.max(1), 0);
-    while lane < o.width {
-        let len = (o.rights - r).min(o.width - lane);
-        for d in (0..len).step_by(S::LANES) {
-            let (mut left, mut right) = (o.left.wrapping_add(l), o.right.wrapping_add(r + d));
-            let mut to = o.to.wrapping_add(lane + d);
-            for _ in 0..o.rows {
-                // SAFETY: rows and columns as the operands say: the caller's contract.
-                unsafe { S::store(to, S::mul(S::splat(*left), S::load(right))) };
-                left = left.wrapping_offset(o.left_stride);
-                right = right.wrapping_offset(o.right_stride);
-                to = to.wrapping_add(o.to_stride);
-            }
-        }
-        (l, r, lane) = (l + 1, 0, lane + len);
-    }
-}
-
 /// Operands of [`hadamard`].
 pub(crate) struct Hadamard<A> {
     /// Rows so far apart, with room for whole vectors; may be one of the factors.

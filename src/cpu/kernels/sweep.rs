@@ -1,14 +1,18 @@
-//! Few rows: gradients by one pass over W, or over dW, in the order of memory, p outermost, s contiguous.
+//! Few rows: gradients by one pass over W, over dW, or over both, in the order of memory, p outermost, s contiguous.
 //!
 //! ```text
 //!   t[n]        = Σ_s W[p][q][s] · u_s[n][s]
 //!   d_p[n][p]  += Σ_q u_q[n][q] · t[n]         d_q[n][q] += u_p[n][p] · t[n]         dots
 //!   d_s[n][s]  += u_p[n][p] u_q[n][q] · W[p][q][s]                                   an axpy
-//!   dW[p][q][s] = Σ_n u_p[n][p] u_q[n][q] · u_s[n][s]
+//!   dW[p][q][s] = Σ_n u_p[n][p] u_q[n][q] · u_s[n][s]                                outer products
 //! ```
 //!
 //! R rows q are taken together, so that the vectors of d_s are loaded and stored once for all of them. From memory W takes
 //! longer than the arithmetic: 2·N FMAs for LANES elements, N ≤ 4.
+//!
+//! A core reads W while it writes dW past its caches, in four fifths of the time of one after the other, if every vector that
+//! is read is followed by one that is written; by turns of a few KiB it takes longer than one after the other. So it does
+//! with several rows, whose sums are stores between those of dW, and where dW goes through the caches.
 
 use crate::cpu::simd::{Kernels, Simd, Widen};
 
@@ -20,7 +24,7 @@ const MAX_LANES: usize = 16;
 
 /// Operands of [`sweep`].
 pub(crate) struct Sweep<T, A> {
-    /// [ps][qs][depth], depth contiguous.
+    /// [ps][qs][depth], depth contiguous; not read without sums.
     pub(crate) w: *const T,
     pub(crate) p_stride: isize,
     pub(crate) q_stride: isize,
@@ -29,10 +33,24 @@ pub(crate) struct Sweep<T, A> {
     pub(crate) depth: usize,
     /// 1..=4.
     pub(crate) batch: usize,
-    /// Inputs along p, q, s: [batch] rows, so far apart; those along s padded with zeros to whole vectors.
+    /// Inputs along p, q, s: [batch] rows, so far apart; those along s padded with zeros to whole vectors and, for dW, such
+    /// that a whole vector can be read from any element on.
     pub(crate) inputs: [(*const A, usize); 3],
     /// Sums along p, q, s in the same form, those along s with room for whole vectors; null if not wanted.
     pub(crate) sums: [*mut A; 3],
+    pub(crate) outer: Option<Outer<A>>,
+}
+
+/// dW [ps][qs][depth], depth contiguous.
+#[derive(Clone, Copy)]
+pub(crate) struct Outer<A> {
+    pub(crate) to: *mut A,
+    pub(crate) p_stride: isize,
+    pub(crate) q_stride: isize,
+    /// Added to what is there.
+    pub(crate) add: bool,
+    /// Written past the caches, for what does not fit them: then memory is not read first.
+    pub(crate) past: bool,
 }
 
 /// # Safety
@@ -40,23 +58,37 @@ pub(crate) struct Sweep<T, A> {
 /// See [`super`].
 #[inline(always)]
 pub(crate) unsafe fn sweep<S: Widen<T>, T: Kernels<Acc = S::Acc>>(s: &Sweep<T, S::Acc>) {
-    let (dot, axpy) = (!s.sums[0].is_null() || !s.sums[1].is_null(), !s.sums[2].is_null());
     // SAFETY: the caller's contract.
     unsafe {
-        match (s.batch, dot, axpy) {
-            (1, true, true) => rows::<S, T, 4, 1, true, true>(s),
-            (2, true, true) => rows::<S, T, 2, 2, true, true>(s),
-            (3, true, true) => rows::<S, T, 2, 3, true, true>(s),
-            (4, true, true) => rows::<S, T, 2, 4, true, true>(s),
-            (1, true, false) => rows::<S, T, 4, 1, true, false>(s),
-            (2, true, false) => rows::<S, T, 2, 2, true, false>(s),
-            (3, true, false) => rows::<S, T, 2, 3, true, false>(s),
-            (4, true, false) => rows::<S, T, 2, 4, true, false>(s),
-            (1, false, true) => rows::<S, T, 4, 1, false, true>(s),
-            (2, false, true) => rows::<S, T, 2, 2, false, true>(s),
-            (3, false, true) => rows::<S, T, 2, 3, false, true>(s),
-            (4, false, true) => rows::<S, T, 2, 4, false, true>(s),
+        match s.batch {
+            1 => wanted::<S, T, 4, 1>(s),
+            2 => wanted::<S, T, 2, 2>(s),
+            3 => wanted::<S, T, 2, 3>(s),
+            4 => wanted::<S, T, 2, 4>(s),
             _ => {}
+        }
+        if s.outer.is_some_and(|outer| outer.past) {
+            S::fence();
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn wanted<S: Widen<T>, T: Kernels<Acc = S::Acc>, const R: usize, const N: usize>(s: &Sweep<T, S::Acc>) {
+    let (dot, axpy) = (!s.sums[0].is_null() || !s.sums[1].is_null(), !s.sums[2].is_null());
+    let at_once = N == 1 && dot && s.outer.is_some_and(|outer| outer.past);
+    // SAFETY: the caller's contract.
+    unsafe {
+        match (dot, axpy) {
+            (true, true) if at_once => rows::<S, T, 1, 1, true, true, true>(s),
+            (true, false) if at_once => rows::<S, T, 1, 1, true, false, true>(s),
+            (true, true) => rows::<S, T, R, N, true, true, false>(s),
+            (true, false) => rows::<S, T, R, N, true, false, false>(s),
+            (false, true) => rows::<S, T, R, N, false, true, false>(s),
+            (false, false) => {}
+        }
+        if s.outer.is_some() && !at_once {
+            rows::<S, T, 1, N, false, false, true>(s);
         }
     }
 }
@@ -69,6 +101,7 @@ unsafe fn rows<
     const N: usize,
     const DOT: bool,
     const AXPY: bool,
+    const OUTER: bool,
 >(
     s: &Sweep<T, S::Acc>,
 ) {
@@ -77,11 +110,11 @@ unsafe fn rows<
         for p in 0..s.ps {
             let mut q = 0;
             while q + R <= s.qs {
-                row::<S, T, R, N, DOT, AXPY>(s, p, q);
+                row::<S, T, R, N, DOT, AXPY, OUTER>(s, p, q);
                 q += R;
             }
             while q < s.qs {
-                row::<S, T, 1, N, DOT, AXPY>(s, p, q);
+                row::<S, T, 1, N, DOT, AXPY, OUTER>(s, p, q);
                 q += 1;
             }
         }
@@ -97,6 +130,7 @@ unsafe fn row<
     const N: usize,
     const DOT: bool,
     const AXPY: bool,
+    const OUTER: bool,
 >(
     s: &Sweep<T, S::Acc>,
     p: usize,
@@ -110,21 +144,30 @@ unsafe fn row<
         let w = w.wrapping_offset((q as isize).wrapping_mul(s.q_stride));
         let mut sums = [[S::zero(); N]; R];
         let mut factors = [[S::zero(); N]; R];
-        if AXPY {
+        if AXPY || OUTER {
             for (r, factors) in factors.iter_mut().enumerate() {
                 for (n, factor) in factors.iter_mut().enumerate() {
                     *factor = S::splat(*up.add(n * p_ld + p) * *uq.add(n * q_ld + q + r));
                 }
             }
         }
+        let mut written = [Row { to: std::ptr::null_mut(), head: 0, whole: 0, add: false, past: false }; R];
+        if let (true, Some(outer)) = (OUTER, s.outer) {
+            for (r, written) in written.iter_mut().enumerate() {
+                *written = Row::new::<S>(&outer, [p, q + r], s.depth);
+                written.ends::<S, N>(&factors[r], (us, s_ld), s.depth);
+            }
+        }
         let mut d = 0;
         while d < s.depth {
             let left = s.depth - d;
             let mut weights = [S::zero(); R];
-            for (r, weights) in weights.iter_mut().enumerate() {
-                let from = w.wrapping_offset((r as isize).wrapping_mul(s.q_stride)).wrapping_add(d);
-                S::prefetch(from.wrapping_byte_add(AHEAD).cast());
-                *weights = if left >= S::LANES { S::widen(from) } else { S::widen_partial(from, left) };
+            if DOT || AXPY {
+                for (r, weights) in weights.iter_mut().enumerate() {
+                    let from = w.wrapping_offset((r as isize).wrapping_mul(s.q_stride)).wrapping_add(d);
+                    S::prefetch(from.wrapping_byte_add(AHEAD).cast());
+                    *weights = if left >= S::LANES { S::widen(from) } else { S::widen_partial(from, left) };
+                }
             }
             for n in 0..N {
                 if DOT {
@@ -140,6 +183,13 @@ unsafe fn row<
                         sum = S::fma(weights[r], factors[r][n], sum);
                     }
                     S::store(to, sum);
+                }
+            }
+            if OUTER {
+                for (r, written) in written.iter().enumerate() {
+                    if d < written.whole {
+                        written.vector::<S, N>(&factors[r], (us, s_ld), d);
+                    }
                 }
             }
             d += S::LANES;
@@ -160,83 +210,70 @@ unsafe fn row<
     }
 }
 
-/// Operands of [`outer_stream`].
-pub(crate) struct OuterStream<A> {
-    /// Rows q of dW, so far apart, of contiguous columns.
-    pub(crate) to: *mut A,
-    pub(crate) row_stride: isize,
-    pub(crate) rows: usize,
-    pub(crate) columns: usize,
-    /// 1..=4.
-    pub(crate) batch: usize,
-    /// One element for each row of the batch, so far apart; then rows along q, and along s, of which a
-    /// whole vector can be read from any element on.
-    pub(crate) factor: (*const A, usize),
-    pub(crate) left: (*const A, usize),
-    pub(crate) right: (*const A, usize),
-    /// Added to what is there.
-    pub(crate) add: bool,
-    /// Written past the caches, for what does not fit them: then memory is not read first.
-    pub(crate) past: bool,
+/// A row of dW. Its vectors begin where they are aligned, which writing past the caches needs, wherever those of W do: so no
+/// bits depend on where dW lies.
+#[derive(Clone, Copy)]
+struct Row<A> {
+    to: *mut A,
+    /// Elements before the first aligned vector ...
+    head: usize,
+    /// ... and in whole vectors from it on.
+    whole: usize,
+    add: bool,
+    past: bool,
 }
 
-/// Rows of dW: to\[q\]\[s\] ←/+ Σ_n factor\[n\] · left\[n\]\[q\] · right\[n\]\[s\].
-///
-/// # Safety
-///
-/// See [`super`].
-#[inline(always)]
-pub(crate) unsafe fn outer_stream<S: Simd>(o: &OuterStream<S::Acc>) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        match o.batch {
-            1 => outer::<S, 1>(o),
-            2 => outer::<S, 2>(o),
-            3 => outer::<S, 3>(o),
-            4 => outer::<S, 4>(o),
-            _ => {}
-        }
-        if o.past {
-            S::fence();
+impl<A: Copy + Default + std::ops::Add<Output = A>> Row<A> {
+    #[inline(always)]
+    fn new<S: Simd<Acc = A>>(outer: &Outer<A>, [p, q]: [usize; 2], columns: usize) -> Self {
+        let to = outer.to.wrapping_offset((p as isize).wrapping_mul(outer.p_stride));
+        let to = to.wrapping_offset((q as isize).wrapping_mul(outer.q_stride));
+        let head = (to.addr().wrapping_neg() % (S::LANES * size_of::<A>()) / size_of::<A>()).min(columns);
+        let whole = (columns - head) / S::LANES * S::LANES;
+        Row { to, head, whole, add: outer.add, past: outer.past }
+    }
+
+    /// What is not in whole vectors.
+    #[inline(always)]
+    unsafe fn ends<S: Simd<Acc = A>, const N: usize>(
+        &self,
+        factors: &[S::Vector; N],
+        (row, ld): (*const A, usize),
+        columns: usize,
+    ) {
+        let end = self.head + self.whole;
+        // SAFETY: the caller's contract.
+        unsafe {
+            for (c, len) in [(0, self.head), (end, columns - end)] {
+                if len > 0 {
+                    let mut values = [A::default(); MAX_LANES];
+                    S::store(values.as_mut_ptr(), combined::<S, N>(factors, (row.add(c), ld)));
+                    for (e, &value) in values.iter().take(len).enumerate() {
+                        let to = self.to.add(c + e);
+                        *to = if self.add { *to + value } else { value };
+                    }
+                }
+            }
         }
     }
-}
 
-#[inline(always)]
-unsafe fn outer<S: Simd, const N: usize>(o: &OuterStream<S::Acc>) {
-    let ((factor, factor_ld), (left, left_ld), (right, right_ld)) = (o.factor, o.left, o.right);
-    let bytes = S::LANES * size_of::<S::Acc>();
-    // SAFETY: the caller's contract.
-    unsafe {
-        for q in 0..o.rows {
-            let to = o.to.wrapping_offset((q as isize).wrapping_mul(o.row_stride));
-            let mut factors = [S::zero(); N];
-            for (n, to) in factors.iter_mut().enumerate() {
-                *to = S::splat(*factor.add(n * factor_ld) * *left.add(n * left_ld + q));
-            }
-            // Until a whole vector is aligned, which writing past the caches needs.
-            let head = (to.addr().wrapping_neg() % bytes / size_of::<S::Acc>()).min(o.columns);
-            let whole = head + (o.columns - head) / S::LANES * S::LANES;
-            // The ends of a row by whole vectors too, so that no bits depend on where dW lies.
-            for (c, len) in [(0, head), (whole, o.columns - whole)] {
-                let mut values = [S::Acc::default(); MAX_LANES];
-                if len > 0 {
-                    S::store(values.as_mut_ptr(), combined::<S, N>(&factors, (right.add(c), right_ld)));
-                }
-                for (e, &value) in values.iter().take(len).enumerate() {
-                    let to = to.add(c + e);
-                    *to = if o.add { *to + value } else { value };
-                }
-            }
-            for c in (head..whole).step_by(S::LANES) {
-                let (to, sum) = (to.add(c), combined::<S, N>(&factors, (right.add(c), right_ld)));
-                if o.add {
-                    S::store(to, S::add(S::load(to), sum));
-                } else if o.past {
-                    S::store_past(to, sum);
-                } else {
-                    S::store(to, sum);
-                }
+    /// The vector that begins so many elements after the first aligned one.
+    #[inline(always)]
+    unsafe fn vector<S: Simd<Acc = A>, const N: usize>(
+        &self,
+        factors: &[S::Vector; N],
+        (row, ld): (*const A, usize),
+        at: usize,
+    ) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let (to, sum) = (self.to.add(self.head + at), combined::<S, N>(factors, (row.add(self.head + at), ld)));
+            if self.add {
+                S::store(to, S::add(S::load(to), sum));
+            } else if self.past {
+                S::store_past(to, sum);
+            } else {
+                S::store(to, sum);
             }
         }
     }

@@ -70,9 +70,14 @@ pub(crate) trait Accumulator:
     + std::ops::AddAssign
     + 'static
 {
+    const ONE: Self;
 }
-impl Accumulator for f32 {}
-impl Accumulator for f64 {}
+impl Accumulator for f32 {
+    const ONE: f32 = 1.0;
+}
+impl Accumulator for f64 {
+    const ONE: f64 = 1.0;
+}
 
 /// Vectors of `LANES` accumulators of type `Acc`, and the register tile that suits them.
 ///

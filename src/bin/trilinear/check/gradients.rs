@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use trilinear::reference::{self, Reference};
-use trilinear::{Axes, Context, Element, Gradient, Interaction, View, ViewMut, Wanted, WantedFactors};
+use trilinear::{Axes, Context, Element, Gradient, Interaction, Tangents, View, ViewMut, Wanted, WantedFactors};
 
 use super::{Checker, Expected, Sizes, values};
 
@@ -70,8 +70,8 @@ fn wanted<'a, T: Element, const D: usize>(
 }
 
 impl Checker {
-    /// The gradients of dense layers in three orders of axes, of linear and of CP ones; of their shared contexts, and of
-    /// what they generate.
+    /// The gradients of dense layers in three orders of axes, of linear and of CP ones, of tied inputs too, and their tangents;
+    /// the gradients of their shared contexts, and of what they generate.
     pub(super) fn gradients<T: Element>(&mut self, levels: &[Context], sizes: Sizes, seed: &mut u64) -> Result<()> {
         let [n, i, j, k, r] = sizes;
         let (w, u, v, b) =
@@ -83,15 +83,37 @@ impl Checker {
         let (z, x, g) = (View::new(&z, [n, i])?, View::new(&x, [n, j])?, View::new(&g, [n, k])?);
         let linear = Interaction::linear(k, i, j)?.with_u(u)?.with_v(v)?.with_b(b)?;
         let dense = Interaction::dense(View::new(&w, [k, i, j])?)?.with_u(u)?.with_v(v)?.with_b(b)?;
-        let cp = Interaction::cp(View::new(&cp_a, [k, r])?, View::new(&cp_b, [i, r])?, View::new(&cp_c, [j, r])?)?;
+        let (a, b_cp, c) = (View::new(&cp_a, [k, r])?, View::new(&cp_b, [i, r])?, View::new(&cp_c, [j, r])?);
+        let cp = Interaction::cp(a, b_cp, c)?;
         let cp = cp.with_lambda(View::vector(&lambda))?.with_u(u)?.with_v(v)?.with_b(b)?;
-        for (form, layer) in [
-            ("backward, dense", dense),
-            ("backward, dense, x before z", Interaction::dense(Axes::OUT_X_Z.view(View::new(&w, [k, j, i])?))?),
-            ("backward, dense, outputs last", Interaction::dense(Axes::ZX_OUT.view(View::new(&w, [i, j, k])?))?),
-            ("backward, linear", linear),
-            ("backward, cp", cp),
+        let (x_before_z, last) =
+            (Axes::OUT_X_Z.view(View::new(&w, [k, j, i])?), Axes::ZX_OUT.view(View::new(&w, [i, j, k])?));
+        // Directions: every operand along itself.
+        let inputs = Tangents { z: Some(z), x: Some(x), ..Tangents::default() };
+        let all = Tangents { u: Some(u), v: Some(v), b: Some(b), ..inputs };
+        let factors = Tangents { cp_a: Some(a), cp_b: Some(b_cp), cp_c: Some(c), ..all };
+        for (form, layer, directions) in [
+            ("dense", dense, Tangents { w: Some(View::new(&w, [k, i, j])?), ..all }),
+            ("dense, x before z", Interaction::dense(x_before_z)?, Tangents { w: Some(x_before_z), ..inputs }),
+            ("dense, outputs last", Interaction::dense(last)?, Tangents { w: Some(last), ..inputs }),
+            ("linear", linear, all),
+            ("cp", cp, Tangents { lambda: Some(View::vector(&lambda)), ..factors }),
         ] {
+            let exact =
+                Expected::all::<T::Accumulator>(&[("tangent", &reference::tangent(&layer, z, x, &directions)?)]);
+            self.case((levels, T::DTYPE), &format!("tangent, {form}"), None, sizes, &exact, &|context, to| {
+                let to = Gradient::write(ViewMut::new(to, [n, k])?);
+                layer.with_context(context).tangent_into(z, x, &directions, to)
+            })?;
+            let form = &format!("backward, {form}");
+            if i == j {
+                let exact = reference::backward(&layer, x, x, g)?.tied()?;
+                let exact = Expected::all::<T::Accumulator>(&[("dz + dx", &exact)]);
+                self.case((levels, T::DTYPE), &format!("{form}, tied"), None, sizes, &exact, &|context, to| {
+                    let tied = Some(Gradient::write(ViewMut::new(to, [n, j])?));
+                    layer.with_context(context).backward_into(x, x, g, Wanted { tied, ..Wanted::default() })
+                })?;
+            }
             let exact = reference::backward(&layer, z, x, g)?;
             let all = Expected::gradients::<T::Accumulator>(&exact, true);
             self.case((levels, T::DTYPE), form, None, sizes, &all, &|context, to| {

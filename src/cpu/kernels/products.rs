@@ -1,0 +1,168 @@
+//! Rows times a strip of products: out\[o\]\[v, l\] ←/+ Σ_d B\[d\]\[o\] · left\[v\]\[d\] · right\[v\]\[d\]\[l\], the gradient in W with n as
+//! the depth d.
+//!
+//! The first tile of rows forms the products in registers, for one multiplication each, and leaves them in L1 for the
+//! tiles that follow: forming them before would take a load and a store more, at which no FMA is done.
+
+use super::gemm::each;
+use super::microkernel::{Source, microkernel, tiles};
+use crate::cpu::simd::Simd;
+
+/// Largest MV of any level.
+const MAX_MV: usize = 4;
+
+/// Operands of [`products`].
+pub(crate) struct Products<A> {
+    /// 1..=MV.
+    pub(crate) vectors: usize,
+    pub(crate) depth: usize,
+    /// Of each vector the factor that all its lanes share: `depth` elements.
+    pub(crate) left: [*const A; MAX_MV],
+    /// Of each vector `depth` times its lanes, so far apart.
+    pub(crate) right: [*const A; MAX_MV],
+    pub(crate) right_step: isize,
+    /// `depth` times so many contiguous rows, so far apart.
+    pub(crate) b: *const A,
+    pub(crate) b_step: isize,
+    pub(crate) rows: usize,
+    /// Room for `depth` × `vectors`·LANES.
+    pub(crate) formed: *mut A,
+    /// Of each vector where row 0 goes, and the distance of rows.
+    pub(crate) out: [*mut A; MAX_MV],
+    pub(crate) out_stride: isize,
+    /// Added to what is there; else that is not read.
+    pub(crate) add: bool,
+}
+
+impl<A> Products<A> {
+    /// Of no vectors yet.
+    pub(crate) const NONE: ([*const A; MAX_MV], [*mut A; MAX_MV]) =
+        ([std::ptr::null(); MAX_MV], [std::ptr::null_mut(); MAX_MV]);
+}
+
+/// Rows of a tile's result, one asked for at each step until all are, so that their lines are in the cache before the sums
+/// are complete.
+struct Lines<A> {
+    next: *const A,
+    last: *const A,
+    step: isize,
+    /// From the first vector to the last one.
+    across: isize,
+}
+
+impl<A> Lines<A> {
+    #[inline(always)]
+    unsafe fn ask<S: Simd<Acc = A>>(&mut self) {
+        // SAFETY: any address may be asked for.
+        unsafe {
+            S::prefetch(self.next);
+            S::prefetch(self.next.wrapping_byte_offset(self.across));
+        }
+        let next = self.next.wrapping_offset(self.step);
+        self.next = if self.next == self.last { self.last } else { next };
+    }
+}
+
+/// Products as they are formed.
+struct Forming<A, const MV: usize> {
+    left: [*const A; MV],
+    right: [*const A; MV],
+    right_step: isize,
+    to: *mut A,
+    lines: Lines<A>,
+}
+
+impl<S: Simd, const MV: usize> Source<S, MV> for Forming<S::Acc, MV> {
+    #[inline(always)]
+    unsafe fn next(&mut self) -> [S::Vector; MV] {
+        // SAFETY: as many steps as `Products` has room for: the caller's contract.
+        unsafe {
+            self.lines.ask::<S>();
+            let mut lanes = [S::zero(); MV];
+            for (v, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = S::mul(S::splat(*self.left[v]), S::load(self.right[v]));
+                S::store(self.to.add(v * S::LANES), *lanes);
+                self.left[v] = self.left[v].wrapping_add(1);
+                self.right[v] = self.right[v].wrapping_offset(self.right_step);
+            }
+            self.to = self.to.wrapping_add(MV * S::LANES);
+            lanes
+        }
+    }
+}
+
+/// Products that were formed.
+struct Formed<A> {
+    from: *const A,
+    lines: Lines<A>,
+}
+
+impl<S: Simd, const MV: usize> Source<S, MV> for Formed<S::Acc> {
+    #[inline(always)]
+    unsafe fn next(&mut self) -> [S::Vector; MV] {
+        // SAFETY: as above.
+        unsafe {
+            self.lines.ask::<S>();
+            let mut lanes = [S::zero(); MV];
+            for (v, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = S::load(self.from.add(v * S::LANES));
+            }
+            self.from = self.from.wrapping_add(MV * S::LANES);
+            lanes
+        }
+    }
+}
+
+/// # Safety
+///
+/// See [`super`].
+#[inline(always)]
+pub(crate) unsafe fn products<S: Simd>(p: &Products<S::Acc>) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match p.vectors {
+            1 => tiles!(run, S, 1, p, p.rows, ()),
+            2 if S::MV >= 2 => tiles!(run, S, 2, p, p.rows, ()),
+            3 if S::MV >= 3 => tiles!(run, S, 3, p, p.rows, ()),
+            4 if S::MV >= 4 => tiles!(run, S, 4, p, p.rows, ()),
+            _ => {}
+        }
+    }
+}
+
+/// `tiles` tiles of NR rows, from row `first` on.
+#[inline(always)]
+unsafe fn run<S: Simd, const MV: usize, const NR: usize>(p: &Products<S::Acc>, first: usize, tiles: usize, _: ()) {
+    for tile in 0..tiles {
+        let row = first + tile * NR;
+        // SAFETY: all rows are below `p.rows`; the rest is the caller's contract.
+        unsafe {
+            let b = p.b.wrapping_add(row);
+            let out = |o: usize, v: usize| p.out[v].wrapping_offset((row + o) as isize * p.out_stride);
+            let lines = Lines {
+                next: out(0, 0).cast_const(),
+                last: out(NR - 1, 0).cast_const(),
+                step: p.out_stride,
+                across: (out(0, MV - 1).addr() as isize).wrapping_sub(out(0, 0).addr() as isize),
+            };
+            let acc = if row == 0 {
+                let mut forming = Forming::<_, MV> {
+                    left: std::array::from_fn(|v| p.left[v]),
+                    right: std::array::from_fn(|v| p.right[v]),
+                    right_step: p.right_step,
+                    to: p.formed,
+                    lines,
+                };
+                microkernel::<S, MV, NR>(p.depth, &mut forming, b, (1, p.b_step))
+            } else {
+                microkernel::<S, MV, NR>(p.depth, &mut Formed { from: p.formed, lines }, b, (1, p.b_step))
+            };
+            // One loop for each, so that the sums stay in registers.
+            if p.add {
+                each(&acc, |o, v, acc| S::store(out(o, v), S::add(S::load(out(o, v)), acc)));
+            } else {
+                each(&acc, |o, v, acc| S::store(out(o, v), acc));
+            }
+        }
+    }
+}
