@@ -13,7 +13,7 @@
 //
 // Steps of 64 bytes of depth (32 elements; tf32: 16) run over all slices of a segment without a break; STAGES-1 are on their way by
 // cp.async while one is multiplied (compute capability 7.5: one, by registers). q of q.b = 0 stays in shared memory over the slices
-// where `resident` has room for its depth.
+// where `resident` has room for its depth. f32 is rounded to tf32 in shared memory, by the thread that brought it.
 //
 //   shared:   w     STAGES × 8 KB                           layouts: mma_stage.cuh
 //             p     2 × [SCALES][128 + 4] f32
@@ -56,12 +56,6 @@ struct ContractMmaTile {
                 } else {
                     Stage::fragment_b(b[n], w, b_at, s, n * 16);
                 }
-            }
-            if (KIND == Kind::TF32) {
-#pragma unroll
-                for (int i = 0; i < MT * 4; i++) a[i / 4][i % 4] = tf32(a[i / 4][i % 4]);
-#pragma unroll
-                for (int i = 0; i < NT * 2; i++) b[i / 4][i % 4] = tf32(b[i / 4][i % 4]);
             }
 #pragma unroll
             for (int m = 0; m < MT; m++)
@@ -111,7 +105,7 @@ struct ContractMmaTile {
 
         const int last = int(s.depth - int64_t(steps - 1) * BK);  // c of a slice's last step
         int64_t fresh = keep && hi - lo > steps ? steps : hi - lo;  // steps that find no q in shared memory
-        int64_t to_bring = hi - lo;
+        int64_t to_bring = hi - lo, unrounded = fresh;
         int next_slot = 0, slot = 0;  // of the ring
         Scale scale;
 
@@ -141,6 +135,10 @@ struct ContractMmaTile {
         for (int i = 0; i < STAGES - 1; i++) bring();
         for (int64_t todo = hi - lo; todo > 0; todo--) {
             wait_copies<STAGES - 2>();
+            if constexpr (KIND == Kind::TF32) {
+                if (unrounded-- > 0) stage_q.round(place_q(chunk, slot));
+                stage_w.round(shared_w + slot * Stage::BYTES);
+            }
             __syncthreads();
             bring();
 #else

@@ -193,6 +193,16 @@ struct MmaStage {
             }
         }
     }
+    // Rounds to tf32 what this thread brought, which it has waited for; others see it after a barrier. Once here is a third of the
+    // conversions of fragments, which several warps read.
+    __device__ __forceinline__ void round(unsigned char* tile) const {
+#pragma unroll
+        for (int l = 0; l < LOADS; l++) {
+            uint4* chunk = reinterpret_cast<uint4*>(tile + to + l * APART);
+            uint4 v = *chunk;
+            *chunk = make_uint4(tf32(v.x), tf32(v.y), tf32(v.z), tf32(v.w));
+        }
+    }
     template <int BYTES>
     __device__ static __forceinline__ void copy_parts(uint32_t to, const char* from, int size) {
 #pragma unroll
