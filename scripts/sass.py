@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Assembles every module in kernels/ptx for every architecture, with the newest ptxas and that of CUDA 12.0, fails on errors and on
-spills, and prints a table of what the machine code takes and does.
+"""Assembles every module in kernels/ptx for every architecture, with the newest ptxas and that of CUDA 12.0, fails on
+errors and on spills, and prints a table of what the machine code takes and does.
 
     scripts/sass.py                    all; the table is that of the newest ptxas
     scripts/sass.py contract_f32 ...   these modules only
 
-Occupancy is computed from registers, shared memory (with no operand resident) and threads. The share is that of multiply-add
-instructions (FFMA, DFMA, HMMA) among all of the inner loop: of the straight piece of code that has most of them. Beside it its loads,
-by width in bits.
+Occupancy is computed from registers, shared memory (with no operand resident) and threads. The share is that of
+multiply-add instructions (HMMA where there are any, else FFMA and DFMA) among all of the inner loop: of the straight
+piece of code that has most of them. Beside it its loads, by width in bits.
 """
 import collections
 import pathlib
@@ -60,8 +60,8 @@ def assemble(ptxas, source, arch, cubin):
 
 
 def densest(text):
-    """{kernel: (share of multiply-adds, of all instructions, loads)} of the straight piece of code with most multiply-adds: what lies
-    between labels and branches. For the general cores it is the body of the innermost loop."""
+    """{kernel: (share of multiply-adds, of all instructions, loads)} of the straight piece of code with most
+    multiply-adds: what lies between labels and branches. For the general cores it is the body of the innermost loop."""
     found = {}
     for part in re.split(r"^\.text\.", text, flags=re.M)[1:]:
         blocks = [[]]
@@ -73,7 +73,9 @@ def densest(text):
                 if instruction[2].startswith(("BRA", "EXIT", "CALL", "RET")):
                     blocks.append([])
         multiply = "HMMA" if any(o.startswith("HMMA") for block in blocks for o in block) else ("FFMA", "DFMA")
-        multiplies, opcodes = max(((sum(o.startswith(multiply) for o in block), block) for block in blocks), key=lambda pair: pair[0])
+        count = lambda block: sum(opcode.startswith(multiply) for opcode in block)
+        opcodes = max(blocks, key=count)
+        multiplies = count(opcodes)
         if multiplies:
             loads = collections.Counter()
             for opcode in opcodes:
@@ -99,8 +101,8 @@ def main():
     if sys.argv[1:]:
         sources = [source for source in sources if source.stem in sys.argv[1:]]
     spills = []
-    print("| kernel | sm_ | registers | spills | shared bytes | blocks, occupancy | multiply-adds in the inner loop | its loads |")
-    print("|---|---|---|---|---|---|---|---|")
+    columns = "kernel", "sm_", "registers", "spills", "shared bytes", "blocks, occupancy", "multiply-adds", "loads"
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     with tempfile.TemporaryDirectory() as folder:
         cubin = pathlib.Path(folder) / "cubin"
         for source in sources:
@@ -114,8 +116,8 @@ def main():
                 kernels = assemble(found["ptxas"], source, arch, cubin)
                 if not kernels:
                     continue
-                sass = subprocess.run([found["nvdisasm"], "-c", cubin], capture_output=True, text=True, check=True).stdout
-                inner_of = densest(sass)
+                told = subprocess.run([found["nvdisasm"], "-c", cubin], capture_output=True, text=True, check=True)
+                inner_of = densest(told.stdout)
                 for name, (registers, spilled, static) in kernels.items():
                     if spilled:
                         spills.append(f"{name} for sm_{arch}: {spilled} bytes")
@@ -124,7 +126,8 @@ def main():
                     inner = inner_of.get(name)
                     loop = f"{inner[0]:.1%} of {inner[1]}" if inner else ""
                     loads = ", ".join(f"{n} {kind}" for kind, n in sorted(inner[2].items())) if inner else ""
-                    print(f"| {name} | {arch} | {registers} | {spilled} | {shared:,} | {blocks}, {share:.0%} | {loop} | {loads} |", flush=True)
+                    row = name, arch, registers, spilled, f"{shared:,}", f"{blocks}, {share:.0%}", loop, loads
+                    print(f"| {' | '.join(map(str, row))} |", flush=True)
     if spills:
         sys.exit("spills: " + "; ".join(spills))
 

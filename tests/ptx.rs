@@ -10,7 +10,9 @@ fn ptx_is_not_stale() {
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let sources = build::with_extension(&kernels, "cu").unwrap();
     let kept = build::with_extension(&kernels.join("ptx"), "ptx").unwrap();
-    let stems = |files: &[std::path::PathBuf]| files.iter().map(|file| file.file_stem().unwrap().to_owned()).collect::<Vec<_>>();
+    let stems = |files: &[std::path::PathBuf]| {
+        files.iter().map(|file| file.file_stem().unwrap().to_owned()).collect::<Vec<_>>()
+    };
     assert_eq!(stems(&sources), stems(&kept), "run scripts/ptx.py");
     assert!(!sources.is_empty());
     for (source, ptx) in sources.iter().zip(&kept) {
