@@ -1,19 +1,21 @@
 // out[n][a] (+)= Σ_segments Σ_b p[n][b] Σ_c w[a][b][c] q[n][b][c] + bias[n][a]   on tensor cores.
 //
-//   w and q of KIND: f16, bf16, or f32 rounded to tf32; p, bias, out: f32, f16, bf16; any strides. Fast where q is contiguous along c
-//   and w along c or a (problem.cuh says what these are).
+//   w and q of KIND: f16, bf16, or f32 rounded to tf32; p, bias, out: f32, f16, bf16; any strides.
+//   Fast where q is contiguous along c and w along c or a (problem.cuh says what these are).
 //
-// A block makes 128 rows n by 128 lanes a with 8 warps of 64 by 32: 4×4 tiles of 16×8. Accumulators t of a slice b are scaled by
-// the rows' p in f32 and added to the sums: products of f16, bf16 and tf32 are exact in f32, and z·x is never rounded to 16 bits.
-// It costs 64 FMAs a thread for each slice, beside 16 mma for every 16 (tf32: 8) of depth: at a depth of 64 that is 1 FMA instruction
-// for each mma, at 256 1 for 4; they issue beside the tensor cores, which an mma occupies for 8 cycles or more (A100).
+// A block makes 128 rows n by 128 lanes a with 8 warps of 64 by 32: 4×4 tiles of 16×8. Accumulators t of a slice b are
+// scaled by the rows' p in f32 and added to the sums: products of f16, bf16 and tf32 are exact in f32, and z·x is
+// never rounded to 16 bits. It costs 64 FMAs a thread for each slice, beside 16 mma for every 16 (tf32: 8) of depth:
+// at a depth of 64 that is 1 FMA instruction for each mma, at 256 1 for 4; they issue beside the tensor cores, which
+// an mma occupies for 8 cycles or more (A100).
 //
 //   warps (n by a):   0 1 2 3      a row of tiles: 64 × 32 each
 //                     4 5 6 7
 //
-// Steps of 64 bytes of depth (32 elements; tf32: 16) run over all slices of a segment without a break; STAGES-1 are on their way by
-// cp.async while one is multiplied (compute capability 7.5: one, by registers). q of q.b = 0 stays in shared memory over the slices
-// where `resident` has room for its depth.
+// Steps of 64 bytes of depth (32 elements; tf32: 16) run over all slices of a segment without a break; STAGES-1 are on
+// their way by cp.async while one is multiplied (compute capability 7.5: one, by registers). q of q.b = 0 stays in
+// shared memory over the slices where `resident` has room for its depth. f32 is rounded to tf32 in shared memory, by
+// the thread that brought it.
 //
 //   shared:   w     STAGES × 8 KB                           layouts: mma_stage.cuh
 //             p     2 × [SCALES][128 + 4] f32
@@ -43,9 +45,11 @@ struct ContractMmaTile {
     __device__ __forceinline__ void multiply(const unsigned char* q, const unsigned char* w) {
         const int lane = threadIdx.x % 32;
         const int a_at = Stage::at(warp_row() + lane % 16, lane / 16);
-        const int b_at = ALONG_ROWS ? Stage::lane_b(warp_lane()) : Stage::at(warp_lane() + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+        const int b_at =
+            ALONG_ROWS ? Stage::lane_b(warp_lane()) : Stage::at(warp_lane() + lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
-        for (int s = 0; s < 2; s++) {  // the 32-byte halves of a step; their chunks are 2·s further, before the exchange
+        for (int s = 0; s < 2;
+             s++) {  // the 32-byte halves of a step; their chunks are 2·s further, before the exchange
             uint32_t a[MT][4], b[NT / 2][4];
 #pragma unroll
             for (int m = 0; m < MT; m++) ldmatrix(a[m], shared_address(q) + (a_at ^ s * 32) + m * 16 * 64);
@@ -57,17 +61,12 @@ struct ContractMmaTile {
                     Stage::fragment_b(b[n], w, b_at, s, n * 16);
                 }
             }
-            if (KIND == Kind::TF32) {
-#pragma unroll
-                for (int i = 0; i < MT * 4; i++) a[i / 4][i % 4] = tf32(a[i / 4][i % 4]);
-#pragma unroll
-                for (int i = 0; i < NT * 2; i++) b[i / 4][i % 4] = tf32(b[i / 4][i % 4]);
-            }
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
                 for (int n = 0; n < NT; n++)
-                    mma<KIND>(reinterpret_cast<float(&)[4]>(t[m][n * 4]), a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+                    mma<KIND>(reinterpret_cast<float (&)[4]>(t[m][n * 4]), a[m], b[n / 2][n % 2 * 2],
+                              b[n / 2][n % 2 * 2 + 1]);
         }
     }
 
@@ -92,14 +91,15 @@ struct ContractMmaTile {
             for (int e = 0; e < NT * 4; e++) sums[m][e] += t[m][e], t[m][e] = 0;
     }
 
-    __device__ __forceinline__ void segment(const Contract& c, const Segment& s, const Place& place, int64_t lo, int64_t hi,
-                                            uint32_t steps) {
+    __device__ __forceinline__ void segment(const Contract& c, const Segment& s, const Place& place, int64_t lo,
+                                            int64_t hi, uint32_t steps) {
         __shared__ typename Stage::Plan plan_q, plan_w;
         const void* q = shifted(s.q, place.batch * s.q_batch, s.q_type);
         const void* w = shifted(s.w, place.batch * s.w_batch, s.w_type);
         if (threadIdx.x == 0) {
             plan_q.template make<false>(q, place.first_n, c.per, c.n, s.q_n, s.q_c, s.slices == 1 ? 0 : s.q_b, steps);
-            plan_w.template make<true>(w, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, s.slices == 1 ? 0 : s.w_b, steps);
+            plan_w.template make<true>(w, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c,
+                                       s.slices == 1 ? 0 : s.w_b, steps);
         }
         __syncthreads();
         // `next` is the step that is brought next; slice and chunk are those of the one that is multiplied.
@@ -109,9 +109,9 @@ struct ContractMmaTile {
         const bool scaled = s.p != nullptr;
         const bool keep = s.q_b == 0 && s.depth <= c.resident;
 
-        const int last = int(s.depth - int64_t(steps - 1) * BK);  // c of a slice's last step
+        const int last = int(s.depth - int64_t(steps - 1) * BK);    // c of a slice's last step
         int64_t fresh = keep && hi - lo > steps ? steps : hi - lo;  // steps that find no q in shared memory
-        int64_t to_bring = hi - lo;
+        int64_t to_bring = hi - lo, unrounded = fresh;
         int next_slot = 0, slot = 0;  // of the ring
         Scale scale;
 
@@ -141,6 +141,10 @@ struct ContractMmaTile {
         for (int i = 0; i < STAGES - 1; i++) bring();
         for (int64_t todo = hi - lo; todo > 0; todo--) {
             wait_copies<STAGES - 2>();
+            if constexpr (KIND == Kind::TF32) {
+                if (unrounded-- > 0) stage_q.round(place_q(chunk, slot));
+                stage_w.round(shared_w + slot * Stage::BYTES);
+            }
             __syncthreads();
             bring();
 #else
@@ -171,7 +175,10 @@ struct ContractMmaTile {
                 multiply<false>(q, w);
             if (scaled && (ends || todo == 1)) flush(Scale::at(shared_p, slice));
             if (new_scales) scale.store(shared_p, slice + 1);
-            if (ends) chunk = 0, slice++; else chunk++;
+            if (ends)
+                chunk = 0, slice++;
+            else
+                chunk++;
             slot = slot + 1 == STAGES ? 0 : slot + 1;
 #if __CUDA_ARCH__ < 800
             if (to_bring > 0) store();
@@ -195,12 +202,14 @@ struct ContractMmaTile {
         zero(sums);
         run_segments(*this, c, place);
         if (c.splits > 1) {
-            float(&flat)[MT * NT * 4] = reinterpret_cast<float(&)[MT * NT * 4]>(sums);
-            if (!sum_splits<float, COUNT>(flat, c.partial, c.arrived, place.tile, place.tiles, place.split, c.splits)) return;
+            float (&flat)[MT * NT * 4] = reinterpret_cast<float (&)[MT * NT * 4]>(sums);
+            if (!sum_splits<float, COUNT>(flat, c.partial, c.arrived, place.tile, place.tiles, place.split, c.splits))
+                return;
         }
         bool vectors = output_vectors<2>(c);
-        for_each_pair(sums, [&](int row, int lane, float(&v)[2]) {
-            if (place.first_n + row < c.n) write_lanes<float, 2>(c, place, place.first_n + row, place.first_a + lane, vectors, v);
+        for_each_pair(sums, [&](int row, int lane, float (&v)[2]) {
+            if (place.first_n + row < c.n)
+                write_lanes<float, 2>(c, place, place.first_n + row, place.first_a + lane, vectors, v);
         });
     }
 };

@@ -1,11 +1,13 @@
-// What all sums over the batch do apart from multiplying: the tile of a block, the loads of s, p and q, and their products.
+// What all sums over the batch do apart from multiplying: the tile of a block, the loads of s, p and q, and their
+// products.
 #pragma once
 #include "stage.cuh"
 #include "sums.cuh"
 
 constexpr int ANY = -1;  // element types that are known at run time
 
-// How threads read vectors of an operand's elements at a row n: element first..first+V of it. TYPE: its elements' type, or ANY.
+// How threads read vectors of an operand's elements at a row n: element first..first+V of it. TYPE: its elements'
+// type, or ANY.
 template <class T, int TYPE>
 struct Strip {
     static constexpr int V = VECTOR<T>;
@@ -26,7 +28,8 @@ struct Strip {
         if (count < 0) count = 0;
         from = static_cast<const char*>(base);
         if (base) from += batch * (int64_t(1) << shift) + first * stride;
-        vectors = between == 1 && count == V && aligned_for_vectors(from, shift, V) && multiple(n.inner, V) && multiple(n.outer, V);
+        vectors = between == 1 && count == V && aligned_for_vectors(from, shift, V) && multiple(n.inner, V) &&
+                  multiple(n.outer, V);
     }
     __device__ __forceinline__ void load(Raw<T>& raw, const char* at) const {
         if (vectors)
@@ -62,9 +65,10 @@ struct GramPlace {
     }
 };
 
-// The Khatri-Rao product a[n][m] = s[n][k] p[n][i], m = (k, i), and q[n][j], for BK rows n at once. Threads hold vectors of V adjacent
-// m and j of one n: `a_row` and `q_row` say of which. With one i the vectors of a run along k, with s in the place of p. Absent
-// operands are ones, past the edges too: there another operand is 0. TYPE: that of s, p and q, or ANY.
+// The Khatri-Rao product a[n][m] = s[n][k] p[n][i], m = (k, i), and q[n][j], for BK rows n at once. Threads hold
+// vectors of V adjacent m and j of one n: `a_row` and `q_row` say of which. With one i the vectors of a run along k,
+// with s in the place of p. Absent operands are ones, past the edges too: there another operand is 0. TYPE: that of s,
+// p and q, or ANY.
 template <class T, int TYPE, int BM, int BN, int BK, int COUNT>
 struct GramLoad {
     static constexpr int V = VECTOR<T>;
@@ -95,10 +99,10 @@ struct GramLoad {
         int64_t row = first / length(), left = g.k * g.i - first;
         first -= row * length();
         rows = left < V ? int(left) : V;
-        inner.begin(flat() ? g.s : g.p, flat() ? g.s_type : g.p_type, place.batch * (flat() ? g.s_batch : g.p_batch), first, length(),
-                    flat() ? g.s_k : g.p_i, inner_n());
-        outer.begin(flat() ? g.p : g.s, flat() ? g.p_type : g.s_type, place.batch * (flat() ? g.p_batch : g.s_batch), row,
-                    flat() ? 1 : g.k, flat() ? g.p_i : g.s_k, outer_n());
+        inner.begin(flat() ? g.s : g.p, flat() ? g.s_type : g.p_type, place.batch * (flat() ? g.s_batch : g.p_batch),
+                    first, length(), flat() ? g.s_k : g.p_i, inner_n());
+        outer.begin(flat() ? g.p : g.s, flat() ? g.p_type : g.s_type, place.batch * (flat() ? g.p_batch : g.s_batch),
+                    row, flat() ? 1 : g.k, flat() ? g.p_i : g.s_k, outer_n());
         q.begin(g.q, g.q_type, place.batch * g.q_batch, place.first_j + j(), g.j, g.q_j, g.q_n);
         wrapped = inner.count < V && left > inner.count;
         ones(inner, raw_inner), ones(outer, raw_outer), ones(q, raw_q);
@@ -120,7 +124,8 @@ struct GramLoad {
 
     // Loads an operand's rows n0 + row + l·ROWS, where they exist: `get` one of them, at its address.
     template <int LOADS, int ROWS, class Get>
-    __device__ __forceinline__ void each(const Strip<T, TYPE>& strip, Rows n, int64_t n0, int row, Raw<T> (&raw)[LOADS], Get get) {
+    __device__ __forceinline__ void each(const Strip<T, TYPE>& strip, Rows n, int64_t n0, int row, Raw<T> (&raw)[LOADS],
+                                         Get get) {
         if (!strip.from) return;
         int64_t left = place.hi - n0 - row, size = int64_t(1) << element_shift(strip.type());
         bool grouped = g.per < g.n;
@@ -169,7 +174,8 @@ struct GramLoad {
 
 // Scales and writes count ≤ W adjacent j of a row m; `vectors`: W elements of the output are aligned there.
 template <class T, int W>
-__device__ __forceinline__ void write_row(const Gram& g, const GramPlace& place, int64_t m, int64_t j, bool vectors, T (&v)[W]) {
+__device__ __forceinline__ void write_row(const Gram& g, const GramPlace& place, int64_t m, int64_t j, bool vectors,
+                                          T (&v)[W]) {
     int64_t k = m / g.i;
     if (k >= g.k) return;
     int64_t out = k * g.out_k + (m - k * g.i) * g.out_i + place.batch * g.out_batch + j * g.out_j;
@@ -185,6 +191,6 @@ __device__ __forceinline__ void write_row(const Gram& g, const GramPlace& place,
 // Whether W adjacent j of the output lie together, aligned to their size, in every row.
 template <int W>
 __device__ __forceinline__ bool output_vectors(const Gram& g) {
-    return g.out_j == 1 && aligned_for_vectors(g.out, element_shift(g.out_type), W) && multiple(g.out_k, W) && multiple(g.out_i, W) &&
-           multiple(g.out_batch, W);
+    return g.out_j == 1 && aligned_for_vectors(g.out, element_shift(g.out_type), W) && multiple(g.out_k, W) &&
+           multiple(g.out_i, W) && multiple(g.out_batch, W);
 }

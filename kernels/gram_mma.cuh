@@ -9,10 +9,11 @@
 //   f16    a has 22 bits and f16's range twice: two parts of tf32 of 11 bits, q is tf32 too   2 mma m16n8k8
 //   tf32   a and q rounded to tf32, as the caller allows                                1 mma m16n8k8
 //
-// Rounding a to 16 bits instead would cost an error of 2⁻⁹ of Σ|s p q| for bf16; the accuracy promised is that of f32. Where s or p
-// is absent a is an operand as it is, and one part suffices. A product that is infinite or no number is in the first part.
+// Rounding a to 16 bits instead would cost an error of 2⁻⁹ of Σ|s p q| for bf16; the accuracy promised is that of f32.
+// Where s or p is absent a is an operand as it is, and one part suffices. A product that is infinite or no number is
+// in the first part.
 //
-//   shared, twice:   a  PARTS × [BK][128]     q  [BK][128]      8 KB each, chunks exchanged as in mma_stage.cuh "along rows"
+//   shared, twice:   a  PARTS × [BK][128]     q  [BK][128]      8 KB each, as in mma_stage.cuh "along rows"
 //
 //   registers: 64 sums, 24 to 40 fragments, 48 staged: one block of 8 warps an SM
 #pragma once
@@ -29,8 +30,8 @@ struct GramMmaTile {
 
     float sums[MT][NT * 4];
 
-    // Four adjacent elements of a row n, at most the 16 bytes of a chunk; later rows of the thread are a multiple of eight further,
-    // where chunks are exchanged alike.
+    // Four adjacent elements of a row n, at most the 16 bytes of a chunk; later rows of the thread are a multiple of
+    // eight further, where chunks are exchanged alike.
     __device__ static __forceinline__ int thread_at(int n, int at) {
         return Stage::at_rows(n, at / Stage::E) + at % Stage::E * Stage::SIZE;
     }
@@ -39,7 +40,8 @@ struct GramMmaTile {
         if (KIND == Kind::TF32)
             *reinterpret_cast<uint4*>(to) = make_uint4(bits[0], bits[1], bits[2], bits[3]);
         else  // the upper halves
-            *reinterpret_cast<uint2*>(to) = make_uint2(__byte_perm(bits[0], bits[1], 0x7632), __byte_perm(bits[2], bits[3], 0x7632));
+            *reinterpret_cast<uint2*>(to) =
+                make_uint2(__byte_perm(bits[0], bits[1], 0x7632), __byte_perm(bits[2], bits[3], 0x7632));
     }
 
     __device__ __forceinline__ void store(const Load& operands, unsigned char* tile, int parts) {
@@ -96,7 +98,8 @@ struct GramMmaTile {
                 for (int m = 0; m < MT; m++)
 #pragma unroll
                     for (int n = 0; n < NT; n++)
-                        mma<KIND>(reinterpret_cast<float(&)[4]>(sums[m][n * 4]), a[m], b[s][n / 2][n % 2 * 2], b[s][n / 2][n % 2 * 2 + 1]);
+                        mma<KIND>(reinterpret_cast<float (&)[4]>(sums[m][n * 4]), a[m], b[s][n / 2][n % 2 * 2],
+                                  b[s][n / 2][n % 2 * 2 + 1]);
             }
         }
     }
@@ -124,11 +127,12 @@ struct GramMmaTile {
             }
         }
         if (g.splits > 1) {
-            float(&flat)[MT * NT * 4] = reinterpret_cast<float(&)[MT * NT * 4]>(sums);
-            if (!sum_splits<float, COUNT>(flat, g.partial, g.arrived, place.tile, place.tiles, place.split, g.splits)) return;
+            float (&flat)[MT * NT * 4] = reinterpret_cast<float (&)[MT * NT * 4]>(sums);
+            if (!sum_splits<float, COUNT>(flat, g.partial, g.arrived, place.tile, place.tiles, place.split, g.splits))
+                return;
         }
         bool vectors = output_vectors<2>(g);
-        for_each_pair(sums, [&](int row, int lane, float(&v)[2]) {
+        for_each_pair(sums, [&](int row, int lane, float (&v)[2]) {
             write_row<float, 2>(g, place, place.first_m + row, place.first_j + lane, vectors, v);
         });
     }

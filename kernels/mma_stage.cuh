@@ -1,18 +1,19 @@
 // Staging of a tile of an operand, [rows][c], for ldmatrix, in steps of 64 bytes of c. Two layouts in shared memory:
 //
-//   along c      [row][64 bytes], the four 16-byte chunks of a row exchanged by its number, so that the eight rows that one
-//                8×16-byte matrix takes from one column of chunks fall into eight different bank groups:
+//   along c      [row][64 bytes], the four 16-byte chunks of a row exchanged by its number, so that the eight rows
+//                that one 8×16-byte matrix takes from one column of chunks fall into eight different bank groups:
 //
 //                    row 0   0 1 2 3 | row 1   0 1 2 3        chunk c of row r at r·64 + 16·(c ^ (r/2 mod 4))
 //                    row 2   1 0 3 2 | row 3   1 0 3 2        (a line: 128 bytes, all banks)
 //                    row 4   2 3 0 1 | row 5   2 3 0 1
 //                    row 6   3 2 1 0 | row 7   3 2 1 0
 //
-//   along rows   [c][rows], for an operand that is contiguous along its rows (ldmatrix.trans; tf32 by single words): chunk m of c
-//                at c·pitch + 16·(m ^ key(c)), key(c) = c mod 8 for eight c of a matrix, 2·(c mod 4) for tf32, where a warp reads
-//                four c of eight rows, which are two chunks.
+//   along rows   [c][rows], for an operand that is contiguous along its rows (ldmatrix.trans; tf32 by single words):
+//                chunk m of c at c·pitch + 16·(m ^ key(c)), key(c) = c mod 8 for the eight c of a matrix, and
+//                2·(c mod 4) for tf32, where a warp reads four c of eight rows, which are two chunks.
 //
-// Each thread brings 16-byte chunks, by cp.async where addresses are aligned to 16, 8 or 4 bytes; else element by element.
+// Each thread brings 16-byte chunks, by cp.async where addresses are aligned to 16, 8 or 4 bytes; else element by
+// element.
 #pragma once
 #include "mma.cuh"
 #include "stage.cuh"
@@ -49,17 +50,17 @@ struct MmaStage {
 
     // What is the same for all threads. It lies in shared memory, so as not to take registers during the inner loop.
     struct Plan {
-        int64_t step, pitch;    // bytes between two c; between two elements of a chunk
-        int64_t slice;          // bytes between slices
-        int64_t advance, wrap;  // bytes to the next step; from a slice's last to the next slice
-        int rows;               // rows of the tile that exist
-        int width;              // bytes that are contiguous and aligned: 16, 8, 4, else 0
+        int64_t step, pitch;     // bytes between two c; between two elements of a chunk
+        int64_t slice;           // bytes between slices
+        int64_t advance, wrap;   // bytes to the next step; from a slice's last to the next slice
+        int rows;                // rows of the tile that exist
+        int width;               // bytes that are contiguous and aligned: 16, 8, 4, else 0
         bool along_rows, whole;  // whole: all rows exist, in chunks of 16 bytes
 
         // As Stage::Plan::make. TRANSPOSABLE: rows may be the contiguous axis.
         template <bool TRANSPOSABLE>
-        __device__ __forceinline__ void make(const void* base, int64_t first, int64_t per, int64_t total, Rows n, int64_t c,
-                                             int64_t between, int64_t steps) {
+        __device__ __forceinline__ void make(const void* base, int64_t first, int64_t per, int64_t total, Rows n,
+                                             int64_t c, int64_t between, int64_t steps) {
             int64_t left = total - first;
             rows = left < ROWS ? int(left) : ROWS;
             step = c * SIZE;
@@ -77,17 +78,20 @@ struct MmaStage {
     };
     const Plan& plan;
     const char* from[LOADS];  // this thread's chunks of the step that is brought next
-    int to;                   // where the first goes in a tile; the others are each APART further, for the exchanges repeat
+    int to;  // where the first goes in a tile; the others are each APART further, for the exchanges repeat
     static constexpr int APART = THREADS * 16;
 
     // Chunk `column` of `row`, or of c = `row` where rows are contiguous.
-    __device__ static __forceinline__ int at(int row, int column) { return row * 64 + ((column ^ (row >> 1 & 3)) << 4); }
+    __device__ static __forceinline__ int at(int row, int column) {
+        return row * 64 + ((column ^ (row >> 1 & 3)) << 4);
+    }
     __device__ static __forceinline__ int at_rows(int c, int chunk) {
         return c * PITCH + ((chunk ^ (SIZE == 2 ? c & 7 : 2 * (c & 3))) << 4);
     }
 
-    // Fragments from the layout along rows, of 16 rows from `warp` + `row`, at step s. The lane's own part of the address, and the
-    // exchange with it, is made once (`lane_a`, `lane_b`, with the warp's first row, a multiple of 32); `row` and s are constants.
+    // Fragments from the layout along rows, of 16 rows from `warp` + `row`, at step s. The lane's own part of the
+    // address, and the exchange with it, is made once (`lane_a`, `lane_b`, with the warp's first row, a multiple of
+    // 32); `row` and s are constants.
     __device__ static __forceinline__ int lane_a(int warp) {
         const int lane = threadIdx.x % 32;
         return SIZE == 2 ? at_rows(lane / 16 * 8 + lane % 8, warp / 8 + lane / 8 % 2) : lane_word(warp);
@@ -103,7 +107,8 @@ struct MmaStage {
     __device__ static __forceinline__ uint32_t word(const unsigned char* tile, int lane_at, int c, int row) {
         return *reinterpret_cast<const uint32_t*>(tile + (lane_at ^ (row * 4 & 96)) + (row * 4 & ~96) + c * PITCH);
     }
-    __device__ static __forceinline__ void fragment_a(uint32_t (&a)[4], const unsigned char* tile, int lane_at, int s, int row) {
+    __device__ static __forceinline__ void fragment_a(uint32_t (&a)[4], const unsigned char* tile, int lane_at, int s,
+                                                      int row) {
         if constexpr (SIZE == 2) {
             ldmatrix_transposed(a, shared_address(tile) + (lane_at ^ row * 2) + s * 16 * PITCH);
         } else {
@@ -112,7 +117,8 @@ struct MmaStage {
         }
     }
     // Two mma's.
-    __device__ static __forceinline__ void fragment_b(uint32_t (&b)[4], const unsigned char* tile, int lane_at, int s, int row) {
+    __device__ static __forceinline__ void fragment_b(uint32_t (&b)[4], const unsigned char* tile, int lane_at, int s,
+                                                      int row) {
         if constexpr (SIZE == 2) {
             ldmatrix_transposed(b, shared_address(tile) + (lane_at ^ row * 2) + s * 16 * PITCH);
         } else {
@@ -131,8 +137,8 @@ struct MmaStage {
     }
 
     // With the operands of `make`, before step `chunk` of slice `slice`.
-    __device__ __forceinline__ MmaStage(const Plan& plan, const void* base, int64_t first, int64_t per, int64_t total, Rows n, int64_t c,
-                                        int64_t slice, int64_t chunk)
+    __device__ __forceinline__ MmaStage(const Plan& plan, const void* base, int64_t first, int64_t per, int64_t total,
+                                        Rows n, int64_t c, int64_t slice, int64_t chunk)
         : plan(plan) {
         to = plan.along_rows ? at_rows(column(0), row(0) / E) : at(row(0), column(0) / E);
 #pragma unroll
@@ -165,13 +171,15 @@ struct MmaStage {
                 if (SIZE == 4)
                     word[e] = __ldg(reinterpret_cast<const uint32_t*>(at + e * plan.pitch));
                 else
-                    word[e / 2] |= uint32_t(__ldg(reinterpret_cast<const uint16_t*>(at + e * plan.pitch))) << (e % 2 * 16);
+                    word[e / 2] |= uint32_t(__ldg(reinterpret_cast<const uint16_t*>(at + e * plan.pitch)))
+                                   << (e % 2 * 16);
             }
         return make_uint4(word[0], word[1], word[2], word[3]);
     }
 
 #if __CUDA_ARCH__ >= 800
-    // Brings a step, of which `left` c exist, to shared memory; the caller commits and waits. Rows and c beyond the edges are zeros.
+    // Brings a step, of which `left` c exist, to shared memory; the caller commits and waits. Rows and c beyond the
+    // edges are zeros.
     __device__ __forceinline__ void copy(unsigned char* tile, int left) const {
         uint32_t address = shared_address(tile) + to;
         if (plan.whole && left == BK) {
@@ -193,10 +201,21 @@ struct MmaStage {
             }
         }
     }
+    // Rounds to tf32 what this thread brought, which it has waited for; others see it after a barrier. Once here is a
+    // third of the conversions of fragments, which several warps read.
+    __device__ __forceinline__ void round(unsigned char* tile) const {
+#pragma unroll
+        for (int l = 0; l < LOADS; l++) {
+            uint4* chunk = reinterpret_cast<uint4*>(tile + to + l * APART);
+            uint4 v = *chunk;
+            *chunk = make_uint4(tf32(v.x), tf32(v.y), tf32(v.z), tf32(v.w));
+        }
+    }
     template <int BYTES>
     __device__ static __forceinline__ void copy_parts(uint32_t to, const char* from, int size) {
 #pragma unroll
-        for (int i = 0; i < 16; i += BYTES) copy_async<BYTES>(to + i, size > i ? from + i : from, min(max(size - i, 0), BYTES));
+        for (int i = 0; i < 16; i += BYTES)
+            copy_async<BYTES>(to + i, size > i ? from + i : from, min(max(size - i, 0), BYTES));
     }
 #else
     uint4 raw[LOADS];
