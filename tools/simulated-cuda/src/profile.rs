@@ -15,7 +15,8 @@ pub struct Profile {
     pub opcodes: BTreeMap<String, Count>,
     /// Instructions, by class.
     pub classes: BTreeMap<Class, Count>,
-    /// Instructions by class within innermost loops: between a backward branch and its target.
+    /// Instructions by class of the loop in which most were executed, without those of loops within it. A loop is all
+    /// between a backward branch and its target.
     pub inner: BTreeMap<Class, Count>,
     /// Loads of global memory.
     pub global_loads: Traffic,
@@ -117,7 +118,7 @@ impl Profile {
         share(&self.classes, class)
     }
 
-    /// Share of a class among the instructions of innermost loops.
+    /// Share of a class among the instructions of the loop in which most were executed.
     pub fn inner_share(&self, class: Class) -> f64 {
         share(&self.inner, class)
     }

@@ -5,6 +5,7 @@ mod driver_support;
 use cudarc::driver::result;
 use cudarc::driver::sys::{
     CUdevice_attribute, CUevent_flags, CUfunction_attribute_enum as Attribute, CUresult, cuLaunchHostFunc,
+    cuMemHostGetDevicePointer_v2, cuStreamQuery,
 };
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg,
@@ -12,7 +13,7 @@ use cudarc::driver::{
 use driver_support::{code, context, kernel, module, open, stream};
 use half::{bf16, f16};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 const KERNELS: &str = include_str!("driver_support/kernels.ptx");
 
@@ -243,6 +244,33 @@ fn pinned_host_memory() {
     assert!(host.as_slice().unwrap().iter().copied().eq(7..71));
 }
 
+/// Kernels reach pinned and managed memory by the host's address.
+#[test]
+fn host_memory_in_kernels() {
+    let stream = stream();
+    let context = stream.context();
+    let kernel = kernel(context, KERNELS, "saxpy");
+    // SAFETY: written before it is read.
+    let mut x = unsafe { context.alloc_pinned::<f32>(64) }.unwrap();
+    x.as_mut_slice().unwrap().fill(3.0);
+    // SAFETY: any bits are an f32.
+    let mut y = unsafe { context.alloc_unified::<f32>(64, true) }.unwrap();
+    y.as_mut_slice().unwrap().fill(1.0);
+    let mut x_address = 0;
+    // SAFETY: a place for the address of live memory.
+    unsafe {
+        let host = x.as_mut_slice().unwrap().as_mut_ptr().cast();
+        assert_eq!(cuMemHostGetDevicePointer_v2(&mut x_address, host, 0), CUresult::CUDA_SUCCESS);
+    }
+    let y_address = y.as_mut_slice().unwrap().as_mut_ptr() as u64;
+    let mut launch = stream.launch_builder(&kernel);
+    launch.arg(&2.0_f32).arg(&x_address).arg(&y_address).arg(&64_u32);
+    // SAFETY: the kernel's arguments.
+    unsafe { launch.launch(LaunchConfig::for_num_elems(64)) }.unwrap();
+    stream.synchronize().unwrap();
+    assert_eq!(y.as_slice().unwrap(), [7.0; 64]);
+}
+
 #[test]
 fn allocations_are_counted_and_checked() {
     let context = context();
@@ -291,6 +319,33 @@ fn threads_share_a_context() {
             });
         }
     });
+}
+
+/// A host function is the work that takes its time: what comes after it waits.
+#[test]
+fn a_host_function_that_waits() {
+    unsafe extern "C" fn wait(data: *mut std::ffi::c_void) {
+        // SAFETY: what the test passed, once.
+        let receiver = unsafe { Box::from_raw(data.cast::<Receiver<()>>()) };
+        receiver.recv().unwrap();
+    }
+    let first = stream();
+    let second = first.context().new_stream().unwrap();
+    let (sender, receiver) = channel();
+    // SAFETY: the function makes no CUDA calls and takes the receiver.
+    let launched = unsafe { cuLaunchHostFunc(first.cu_stream(), Some(wait), Box::into_raw(Box::new(receiver)).cast()) };
+    assert_eq!(launched, CUresult::CUDA_SUCCESS);
+    let done = first.record_event(None).unwrap();
+    second.wait(&done).unwrap();
+    // SAFETY: a stream.
+    let query = |stream: &CudaStream| unsafe { cuStreamQuery(stream.cu_stream()) };
+    assert_eq!(done.try_is_complete(), Ok(false));
+    assert_eq!((query(&first), query(&second)), (CUresult::CUDA_ERROR_NOT_READY, CUresult::CUDA_ERROR_NOT_READY));
+    sender.send(()).unwrap();
+    assert_eq!(second.clone_dtoh(&second.clone_htod(&[4]).unwrap()).unwrap(), [4]);
+    first.synchronize().unwrap();
+    assert_eq!((query(&first), query(&second)), (CUresult::CUDA_SUCCESS, CUresult::CUDA_SUCCESS));
+    assert_eq!(done.try_is_complete(), Ok(true));
 }
 
 #[test]

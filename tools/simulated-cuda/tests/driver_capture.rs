@@ -107,6 +107,12 @@ fn copies_and_memsets_are_recorded() {
 #[test]
 fn waiting_calls_end_the_capture() {
     type Call = fn(&Setup) -> CUresult;
+    // SAFETY: a stream.
+    let query: Call = |s| unsafe { sys::cuStreamQuery(s.stream.cu_stream()) };
+    // SAFETY: refused.
+    let allocate: Call = |_| code(unsafe { result::malloc_sync(16) });
+    // SAFETY: refused.
+    let pin: Call = |_| code(unsafe { result::malloc_host(16, 0) });
     let calls: [(&str, Call, CUresult); 6] = [
         ("synchronise the stream", |s| code(s.stream.synchronize()), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
         (
@@ -114,14 +120,9 @@ fn waiting_calls_end_the_capture() {
             |s| code(s.stream.context().synchronize()),
             CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
         ),
-        // SAFETY (each): refused.
-        (
-            "query",
-            |s| unsafe { sys::cuStreamQuery(s.stream.cu_stream()) },
-            CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
-        ),
-        ("allocate", |_| code(unsafe { result::malloc_sync(16) }), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
-        ("pin", |_| code(unsafe { result::malloc_host(16, 0) }), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
+        ("query", query, CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
+        ("allocate", allocate, CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
+        ("pin", pin, CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
         (
             "query an event",
             |s| {

@@ -76,7 +76,8 @@ fn launch_parameters() {
     assert_eq!(go(null_mut(), values.as_mut_ptr(), null_mut()), CUresult::CUDA_ERROR_INVALID_HANDLE);
     // As one buffer: CU_LAUNCH_PARAM_BUFFER_POINTER, _SIZE, _END.
     let mut size = 8_usize;
-    let mut extra = [1 as *mut _, (&raw mut address).cast(), 2 as *mut _, (&raw mut size).cast(), null_mut()];
+    let key = |number| std::ptr::without_provenance_mut(number);
+    let mut extra = [key(1), (&raw mut address).cast(), key(2), (&raw mut size).cast(), key(0)];
     assert_eq!(go(function, null_mut(), extra.as_mut_ptr()), CUresult::CUDA_SUCCESS);
     assert_eq!(go(function, values.as_mut_ptr(), extra.as_mut_ptr()), CUresult::CUDA_ERROR_INVALID_VALUE);
     size = 4;
@@ -213,6 +214,11 @@ fn breaks(kernel_name: &str, address: u64, expected: CUresult) {
         launch(&stream, &kernel, base.wrapping_add(address), one)
     };
     assert_eq!(launched, CUresult::CUDA_SUCCESS, "the launch itself went well");
+    // Nobody has waited for it yet; and what comes after it does not run.
+    let event = stream.record_event(None).unwrap();
+    // SAFETY: never read.
+    drop(unsafe { stream.alloc::<u8>(16) }.unwrap());
+    assert_eq!(code(event.synchronize()), expected);
     assert_eq!(code(stream.synchronize()), expected);
     assert_eq!(code(context.synchronize()), expected, "again");
     assert_eq!(code(stream.clone_dtoh(&out)), expected);

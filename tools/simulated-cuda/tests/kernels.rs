@@ -73,6 +73,28 @@ fn tiled_matrix_product() {
 }
 
 #[test]
+fn tensor_core_product() {
+    let rig = Rig::new();
+    let module = rig.module(include_str!("fixtures/tensor.ptx"));
+    let n = 128usize;
+    let halves =
+        |g: fn(usize) -> f32| -> Vec<u16> { (0..n * n).map(|i| half::f16::from_f32(g(i)).to_bits()).collect() };
+    let (a, b): (fn(usize) -> f32, fn(usize) -> f32) = (|i| (i * 7 % 31) as f32 - 15.0, |i| (i * 5 % 23) as f32 - 11.0);
+    let (da, db, dc) = (rig.upload(&halves(a)), rig.upload(&halves(b)), rig.alloc::<f32>(n * n));
+    let profile = rig.launch(&module, "hgemm", ([2, 2, 1], [128, 1, 1], 0), &[&(n as i32), &da, &db, &dc]).unwrap();
+    let c = rig.download::<f32>(dc, n * n);
+    for i in 0..n {
+        for j in 0..n {
+            let exact: f32 = (0..n).map(|l| a(i * n + l) * b(l * n + j)).sum();
+            assert_eq!(c[i * n + j], exact, "{i} {j}");
+        }
+    }
+    // Rows of 80 and 144 bytes: no conflicts.
+    assert_eq!(profile.shared_loads.conflicts(), 0);
+    assert_eq!(profile.classes[&simulated_cuda::profile::Class::Matrix].warps, (n * n * n / (16 * 8 * 16)) as u64);
+}
+
+#[test]
 fn sums_by_shuffles() {
     let rig = Rig::new();
     let module = rig.module(BASIC);

@@ -151,6 +151,7 @@ fn scalar(arg: &Value) -> Vec<u8> {
 
 /// Runs every fixture whose name begins with `prefix`: each is told, all are run.
 fn run_all(prefix: &str, at_least: usize) {
+    let sanitizer = std::env::var_os("SIMULATED_CUDA_SANITIZER").is_none_or(|value| value != "off");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/third_party/fixtures");
     let mut names: Vec<String> = std::fs::read_dir(&folder)
         .unwrap()
@@ -162,6 +163,9 @@ fn run_all(prefix: &str, at_least: usize) {
     let mut failures = Vec::new();
     for name in &names {
         let case = Case::read(&folder, name);
+        if sanitizer && case.about["sanitizer"] == false {
+            continue;
+        }
         let ptx = std::fs::read_to_string(folder.join(case.about["ptx"].as_str().unwrap())).unwrap();
         // A context each: one that fails takes no other along.
         if let Err(error) = case.run(&context(), &ptx) {
@@ -214,4 +218,21 @@ fn nvcc_half() {
 #[test]
 fn nvcc_scalar() {
     run_all("nvcc_scalar", 6);
+}
+
+#[test]
+fn nvcc_cutlass() {
+    run_all("nvcc_cutlass", 5);
+}
+
+/// All of them, and those that the sanitizer objects to: it must change no result.
+#[test]
+fn without_the_sanitizer() {
+    driver_support::passes("without_the_sanitizer_alone", &[("SANITIZER", "off")]);
+}
+
+#[test]
+#[ignore = "run by `without_the_sanitizer`"]
+fn without_the_sanitizer_alone() {
+    run_all("", 46);
 }

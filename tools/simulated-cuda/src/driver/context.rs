@@ -2,6 +2,7 @@
 
 use super::abi::{Handle, Out, guard};
 use super::capture;
+use super::pending;
 use super::result::{self, CUresult, Result};
 use super::state::{self, State, current_handle, with_stack};
 use std::ffi::{c_int, c_uint};
@@ -9,8 +10,10 @@ use std::ffi::{c_int, c_uint};
 pub(super) struct Context {
     pub(super) device: usize,
     pub(super) flags: u32,
-    /// Of the first kernel that failed: what every call returns until the context is gone.
+    /// Of the first kernel that failed: nothing runs after it.
     pub(super) error: Option<CUresult>,
+    /// Whether a call that waits has told it: then every call does, until the context is gone.
+    pub(super) seen: bool,
     limits: [usize; LIMITS],
     cache_config: u32,
     shared_config: u32,
@@ -23,9 +26,24 @@ const DEFAULT_LIMITS: [usize; LIMITS] = [1024, 1 << 20, 8 << 20, 2, 2048, 64, 0]
 /// All the bits of `CUctx_flags` that were ever named.
 const FLAGS: u32 = 0x1ff;
 
+impl Context {
+    /// The error that calls get.
+    pub(super) fn check(&self) -> Result {
+        self.error.filter(|_| self.seen).map_or(Ok(()), Err)
+    }
+}
+
 impl State {
     fn create_context(&mut self, handle: Handle, device: usize, flags: u32) {
-        let context = Context { device, flags, error: None, limits: DEFAULT_LIMITS, cache_config: 0, shared_config: 0 };
+        let context = Context {
+            device,
+            flags,
+            error: None,
+            seen: false,
+            limits: DEFAULT_LIMITS,
+            cache_config: 0,
+            shared_config: 0,
+        };
         self.contexts.insert(handle, context);
     }
 
@@ -277,13 +295,17 @@ pub(super) extern "C" fn cuCtxGetId(context: Handle, id: Out<u64>) -> CUresult {
     })
 }
 
-/// Work ran when it was submitted: what is left is the error of a kernel that failed.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxSynchronize() -> CUresult {
     guard(|| {
         let mut state = state::get()?;
         let context = state.current()?;
-        capture::forbid_in_context(&mut state, context)
+        capture::forbid_in_context(&mut state, context)?;
+        state.settle(context)?;
+        let pending = state.pending_in(context);
+        drop(state);
+        pending::wait(&pending);
+        Ok(())
     })
 }
 

@@ -8,7 +8,7 @@ use super::capture;
 use super::config::FailureKind;
 use super::result::{self, CUresult, Result};
 use super::state::{self, State};
-use super::stream::submit;
+use super::stream::{Stream, submit};
 use super::work::{Place, Work};
 use std::ffi::{c_uchar, c_uint, c_ushort, c_void};
 
@@ -51,8 +51,20 @@ fn copy(to: Given, from: Given, bytes: usize, stream: Option<Handle>) -> Result 
     if bytes == 0 {
         return Ok(());
     }
-    let work = Work::Copy { to: to.place(&state, bytes)?, from: from.place(&state, bytes)?, bytes };
+    let (to, from) = (to.place(&state, bytes)?, from.place(&state, bytes)?);
+    // A copy to pageable memory is synchronous on every stream.
+    let waits = match to {
+        Place::Host(address) => stream.is_none() || state.host_at(address).is_none(),
+        Place::Device(..) => stream.is_none(),
+    };
+    let Stream { context, capture: None, .. } = state.streams[&key] else {
+        return submit(state, key, Work::Copy { to, from, bytes });
+    };
+    if waits {
+        state.settle(context)?;
+    }
     state.inject(FailureKind::Copy)?;
+    let work = Work::Copy { to, from, bytes };
     submit(state, key, work)
 }
 

@@ -68,8 +68,9 @@ fn attribute(state: &State, number: c_uint) -> Result<u32> {
         13 | 36 => 1_000_000,
         14 => 512,
         16 => config.multiprocessors,
-        // Concurrent kernels, unified addresses, stream priorities, caches, compute preemption.
-        31 | 41 | 78 | 79 | 80 | 90 => 1,
+        // Mapped host memory, concurrent kernels, unified addresses, stream priorities, caches, managed memory, its use
+        // by both sides at once, compute preemption.
+        19 | 31 | 41 | 78 | 79 | 80 | 83 | 89 | 90 => 1,
         // Copy engines.
         15 | 40 => 1,
         // The memory's width in bits, L2 bytes.

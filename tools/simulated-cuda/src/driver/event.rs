@@ -2,6 +2,7 @@
 
 use super::abi::{Handle, Out, guard};
 use super::capture;
+use super::pending::{self, Pending};
 use super::result::{self, CUresult, Result};
 use super::state;
 use super::work::Work;
@@ -19,6 +20,8 @@ pub(super) struct Event {
     pub(super) at: Option<Instant>,
     /// The capture that it was last recorded in instead, and the nodes that it stands for.
     pub(super) captured: Option<(u64, Vec<usize>)>,
+    /// What the work before it has yet to do.
+    pub(super) pending: Vec<Pending>,
 }
 
 #[unsafe(no_mangle)]
@@ -33,7 +36,7 @@ pub(super) extern "C" fn cuEventCreate(event: Out<Handle>, flags: c_uint) -> CUr
             return Err(result::ERROR_INVALID_VALUE);
         }
         let handle = state.new_handle();
-        state.events.insert(handle, Event { context, flags, at: None, captured: None });
+        state.events.insert(handle, Event { context, flags, at: None, captured: None, pending: Vec::new() });
         event.set(handle)
     })
 }
@@ -43,7 +46,7 @@ pub(super) extern "C" fn cuEventDestroy_v2(event: Handle) -> CUresult {
     guard(|| {
         let mut state = state::get()?;
         let context = state.events.get(&event).ok_or(result::ERROR_INVALID_HANDLE)?.context;
-        state.context(context)?.error.map_or(Ok(()), Err)?;
+        state.context(context)?.check()?;
         state.events.remove(&event);
         Ok(())
     })
@@ -66,11 +69,13 @@ fn record(event: Handle, stream: Handle, flags: c_uint) -> Result {
     }
     capture::check_legacy(&mut state, stream)?;
     let captured = capture::frontier(&mut state, stream)?;
+    let pending = if captured.is_some() { Vec::new() } else { state.pending_before(stream) };
     let event = state.events.get_mut(&event).expect("found above");
     if captured.is_none() {
         event.at = Some(Instant::now());
     }
     event.captured = captured;
+    event.pending = pending;
     Ok(())
 }
 
@@ -84,14 +89,14 @@ pub(super) extern "C" fn cuEventRecordWithFlags(event: Handle, stream: Handle, f
     guard(|| record(event, stream, flags))
 }
 
-/// What was recorded ran at once, so that an event is always complete, also one never recorded.
-fn complete(event: Handle) -> Result {
+/// What an event, recorded or not, has yet to wait for.
+fn incomplete(event: Handle) -> Result<Vec<Pending>> {
     let mut state = state::get()?;
     let found = state.events.get(&event).ok_or(result::ERROR_INVALID_HANDLE)?;
     let (context, captured) = (found.context, found.captured.as_ref().map(|(capture, _)| *capture));
-    state.context(context)?.error.map_or(Ok(()), Err)?;
+    state.settle(context)?;
     match captured {
-        None => Ok(()),
+        None => Ok(state.events[&event].pending.clone()),
         Some(capture) => {
             capture::invalidate(&mut state, capture);
             Err(result::ERROR_CAPTURED_EVENT)
@@ -101,12 +106,15 @@ fn complete(event: Handle) -> Result {
 
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuEventQuery(event: Handle) -> CUresult {
-    guard(|| complete(event))
+    guard(|| if pending::done(&incomplete(event)?) { Ok(()) } else { Err(result::ERROR_NOT_READY) })
 }
 
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuEventSynchronize(event: Handle) -> CUresult {
-    guard(|| complete(event))
+    guard(|| {
+        pending::wait(&incomplete(event)?);
+        Ok(())
+    })
 }
 
 /// Time of this machine between the two records: real, and meaningless as a device's.
@@ -118,9 +126,12 @@ pub(super) extern "C" fn cuEventElapsedTime(milliseconds: Out<f32>, start: Handl
         let mut times = [None; 2];
         for (time, handle) in times.iter_mut().zip([start, end]) {
             let event = state.events.get(&handle).ok_or(result::ERROR_INVALID_HANDLE)?;
-            state.context(event.context)?.error.map_or(Ok(()), Err)?;
+            state.context(event.context)?.check()?;
             if event.flags & DISABLE_TIMING != 0 || event.captured.is_some() {
                 return Err(result::ERROR_INVALID_HANDLE);
+            }
+            if !pending::done(&event.pending) {
+                return Err(result::ERROR_NOT_READY);
             }
             *time = event.at;
         }

@@ -4,7 +4,8 @@ use super::abi::{Handle, Out, guard};
 use super::capture;
 use super::result::{self, CUresult, Result};
 use super::state::{self, State};
-use super::work::{self, Work};
+use super::stream;
+use super::work::Work;
 use std::ffi::{c_char, c_uint};
 
 /// Nodes in an order that respects `after`: the order of capture.
@@ -105,7 +106,6 @@ pub(super) extern "C" fn cuGraphLaunch(exec: Handle, stream: Handle) -> CUresult
         let stream = state.stream(stream)?;
         let work = state.execs.get(&exec).ok_or(result::ERROR_INVALID_VALUE)?.work.clone();
         capture::check_legacy(&mut state, stream)?;
-        let context = state.streams[&stream].context;
         let mut captured = false;
         for work in &work {
             captured |= capture::record(&mut state, stream, work)?;
@@ -114,10 +114,7 @@ pub(super) extern "C" fn cuGraphLaunch(exec: Handle, stream: Handle) -> CUresult
         if captured {
             return Ok(());
         }
-        for work in work {
-            work::run(work, context)?;
-        }
-        Ok(())
+        work.into_iter().try_for_each(|work| stream::start(state::get()?, stream, work))
     })
 }
 

@@ -3,6 +3,7 @@
 use super::abi::{CUdeviceptr, Handle, Out, guard};
 use super::capture;
 use super::config::{FailureKind, LEAK_STATUS, Leaks};
+use super::host::Kind;
 use super::result::{self, CUresult, Result};
 use super::state::{self, State};
 use super::stream;
@@ -121,11 +122,15 @@ pub(super) extern "C" fn cuMemAllocPitch_v2(
 pub(super) extern "C" fn cuMemFree_v2(address: CUdeviceptr) -> CUresult {
     guard(|| {
         let mut state = state::get()?;
-        state.current()?;
+        let context = state.current()?;
         if address == 0 {
             return Ok(());
         }
         capture::forbid_in_thread(&mut state)?;
+        state.settle(context)?;
+        if state.host.contains_key(&(address as usize)) {
+            return state.free_host(address as usize, Kind::Managed);
+        }
         match state.allocations.get(&address) {
             Some(allocation) if !allocation.of_module && !allocation.of_graph => state.free(address),
             _ => Err(result::ERROR_INVALID_VALUE),
@@ -233,8 +238,7 @@ pub(super) extern "C" fn cuPointerGetAttribute(value: Out<u8>, number: c_uint, a
             2 => value.cast().set(kind),
             3 => value.cast().set(address),
             4 if kind == HOST => value.cast().set(address),
-            // Managed memory there is none.
-            8 => value.cast().set(0_u8),
+            8 => value.cast().set(u8::from(state.is_managed(address))),
             9 => value.cast().set(device as c_int),
             11 => value.cast().set(base),
             12 => value.cast().set(bytes),

@@ -8,7 +8,7 @@
 //!   [`stream`], [`event`], [`graph`]: the functions, as the driver API's manual groups them
 //! - [`capture`]: which calls a capturing stream forbids, and what it records
 //! - [`unsupported`]: what is refused
-//! - [`work`]: what a stream executes, at once or when a graph is launched
+//! - [`work`]: what a stream executes, at once or when a graph is launched; [`pending`]: what takes longer
 //! - [`symbols`]: finding a function by its name, `cuGetProcAddress`
 
 #![allow(non_snake_case, reason = "the names are the interface's")]
@@ -26,6 +26,7 @@ mod host;
 mod memory;
 mod module;
 mod occupancy;
+mod pending;
 mod pool;
 mod profile;
 mod result;

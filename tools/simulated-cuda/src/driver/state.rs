@@ -165,11 +165,11 @@ impl State {
         self.contexts.get(&handle).ok_or(result::ERROR_INVALID_CONTEXT)
     }
 
-    /// The thread's current context; its error, once it has one, is what every call gets.
+    /// The thread's current context; its error, once seen, is what every call gets.
     pub(super) fn current(&self) -> Result<Handle> {
         let handle = current_handle().ok_or(result::ERROR_INVALID_CONTEXT)?;
         let context = self.contexts.get(&handle).ok_or(result::ERROR_CONTEXT_IS_DESTROYED)?;
-        context.error.map_or(Ok(handle), Err)
+        context.check().map(|()| handle)
     }
 
     /// The device of a context that exists.
@@ -188,11 +188,18 @@ impl State {
         failure.map_or(Ok(()), |failure| Err(failure.code))
     }
 
-    /// Makes a context fail for good.
+    /// A kernel of a context has failed: the next call that waits for it finds out, and then every call.
     pub(super) fn fail(&mut self, context: Handle, code: CUresult) {
         if let Some(context) = self.contexts.get_mut(&context) {
             context.error.get_or_insert(code);
         }
+    }
+
+    /// For calls that wait for the device: what went wrong before shows.
+    pub(super) fn settle(&mut self, context: Handle) -> Result {
+        let context = self.contexts.get_mut(&context).ok_or(result::ERROR_INVALID_CONTEXT)?;
+        context.seen |= context.error.is_some();
+        context.check()
     }
 }
 

@@ -1,12 +1,14 @@
 //! `cuStream*`, and what it means to submit work.
 //!
-//! Work runs when it is submitted, on the caller's thread, before the call returns; streams are therefore always idle
-//! between calls. What a program may rely on holds: order within a stream, events, the legacy stream. What a program
-//! must not rely on (that work of two streams runs in either order, or that a host buffer is read later) does not show
-//! here. As on a device, a kernel's error comes from the *next* call.
+//! Work runs when it is submitted, on the caller's thread, before the call returns: but for host functions, which have
+//! a thread each, streams are idle between calls. What a program may rely on holds: order within a stream, events, the
+//! legacy stream. What a program must not rely on (that work of two streams runs in either order, or that a host buffer
+//! is read later) does not show here. As on a device, a kernel's error does not come from its launch, but from the next
+//! call that waits for it.
 
 use super::abi::{Handle, Out, guard};
 use super::capture::{self, Wait};
+use super::pending::{self, Pending};
 use super::result::{self, CUresult, Result};
 use super::state::{self, State};
 use super::work::{self, Work};
@@ -29,6 +31,8 @@ pub(super) struct Stream {
     /// Of the thread whose `CU_STREAM_PER_THREAD` it is.
     thread: Option<ThreadId>,
     pub(super) capture: Option<u64>,
+    /// What its next work comes after.
+    pub(super) pending: Vec<Pending>,
 }
 
 impl Stream {
@@ -44,7 +48,7 @@ impl State {
         if handle > 2 {
             let stream = self.streams.get(&handle).filter(|stream| !stream.legacy && stream.thread.is_none());
             let context = stream.ok_or(result::ERROR_INVALID_HANDLE)?.context;
-            return self.context(context)?.error.map_or(Ok(handle), Err);
+            return self.context(context)?.check().map(|()| handle);
         }
         let context = self.current()?;
         let thread = (handle == 2).then(|| std::thread::current().id());
@@ -55,7 +59,10 @@ impl State {
         let key = self.new_handle();
         let id = if thread.is_none() { 1 } else { 2 };
         let legacy = thread.is_none();
-        self.streams.insert(key, Stream { context, flags: 0, priority: 0, id, legacy, thread, capture: None });
+        self.streams.insert(
+            key,
+            Stream { context, flags: 0, priority: 0, id, legacy, thread, capture: None, pending: Vec::new() },
+        );
         Ok(key)
     }
 }
@@ -63,11 +70,24 @@ impl State {
 /// Puts work on a stream (a key from [`State::stream`]): recorded while the stream captures, else run now.
 pub(super) fn submit(mut state: MutexGuard<State>, stream: Handle, work: Work) -> Result {
     capture::check_legacy(&mut state, stream)?;
-    let context = state.streams[&stream].context;
-    if capture::record(&mut state, stream, &work)? {
+    if capture::record(&mut state, stream, &work)? { Ok(()) } else { start(state, stream, work) }
+}
+
+/// Runs work now, after what the stream waits for.
+pub(super) fn start(mut state: MutexGuard<State>, stream: Handle, work: Work) -> Result {
+    let before = state.pending_before(stream);
+    let entry = state.streams.get_mut(&stream).expect("a key");
+    if let Work::Host { function, data } = work {
+        entry.pending = vec![Pending::start(before, function, data)];
+        return Ok(());
+    }
+    let context = entry.context;
+    if state.contexts[&context].error.is_some() && !matches!(work, Work::Free { .. }) {
+        // After a kernel that failed nothing runs; who waits will be told.
         return Ok(());
     }
     drop(state);
+    pending::wait(&before);
     work::run(work, context)
 }
 
@@ -82,7 +102,10 @@ fn create(stream: Out<Handle>, flags: c_uint, priority: c_int) -> Result {
     // 0 to 2 are the default streams'.
     let id = state.new_id() + 2;
     let handle = state.new_handle();
-    state.streams.insert(handle, Stream { context, flags, priority, id, legacy: false, thread: None, capture: None });
+    state.streams.insert(
+        handle,
+        Stream { context, flags, priority, id, legacy: false, thread: None, capture: None, pending: Vec::new() },
+    );
     stream.set(handle)
 }
 
@@ -110,22 +133,28 @@ pub(super) extern "C" fn cuStreamDestroy_v2(stream: Handle) -> CUresult {
     })
 }
 
-/// Every piece of work ran when it was submitted.
-fn settled(stream: Handle) -> Result {
+/// What a stream has yet to do.
+fn unsettled(stream: Handle) -> Result<Vec<Pending>> {
     let mut state = state::get()?;
     let stream = state.stream(stream)?;
     capture::check_legacy(&mut state, stream)?;
-    capture::forbid_in_stream(&mut state, stream)
+    capture::forbid_in_stream(&mut state, stream)?;
+    let context = state.streams[&stream].context;
+    state.settle(context)?;
+    Ok(state.pending_before(stream))
 }
 
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamSynchronize(stream: Handle) -> CUresult {
-    guard(|| settled(stream))
+    guard(|| {
+        pending::wait(&unsettled(stream)?);
+        Ok(())
+    })
 }
 
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamQuery(stream: Handle) -> CUresult {
-    guard(|| settled(stream))
+    guard(|| if pending::done(&unsettled(stream)?) { Ok(()) } else { Err(result::ERROR_NOT_READY) })
 }
 
 #[unsafe(no_mangle)]
@@ -138,10 +167,13 @@ pub(super) extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, flags:
             1 => Wait::External,
             _ => return Err(result::ERROR_INVALID_VALUE),
         };
-        state.events.get(&event).ok_or(result::ERROR_INVALID_HANDLE)?;
+        let pending = state.events.get(&event).ok_or(result::ERROR_INVALID_HANDLE)?.pending.clone();
         capture::check_legacy(&mut state, stream)?;
-        // Outside of a capture there is nothing to wait for.
-        capture::wait(&mut state, stream, event, wait)
+        capture::wait(&mut state, stream, event, wait)?;
+        let waiting = &mut state.streams.get_mut(&stream).expect("a key").pending;
+        waiting.extend(pending);
+        waiting.retain(|pending| !pending::done(std::slice::from_ref(pending)));
+        Ok(())
     })
 }
 

@@ -1,5 +1,4 @@
-//! Functions that clients look up but that nothing here simulates: managed memory, memory of other interfaces,
-//! clusters. The device's attributes say so; the calls do too.
+//! Functions that clients look up but that nothing here simulates: memory of other interfaces, clusters. The device's attributes say so; the calls do too.
 
 use super::abi::guard;
 use super::result::{self, CUresult, Result};
@@ -21,12 +20,6 @@ macro_rules! unsupported {
 }
 
 unsupported! {
-    cuMemAllocManaged
-    cuMemAdvise
-    cuMemAdvise_v2
-    cuMemPrefetchAsync
-    cuMemPrefetchAsync_v2
-    cuStreamAttachMemAsync
     cuImportExternalMemory
     cuExternalMemoryGetMappedBuffer
     cuDestroyExternalMemory

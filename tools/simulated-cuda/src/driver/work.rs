@@ -60,12 +60,7 @@ pub(super) fn run(work: Work, context: Handle) -> Result {
         Work::Kernel(kernel) => kernel.run(context),
         Work::Copy { to, from, bytes } => copy(to, from, bytes),
         Work::Fill { to, pattern, count } => fill(to, &pattern, count),
-        Work::Host { function, data } => {
-            // SAFETY: `function` came as a CUhostFn, which is such a pointer and not null.
-            let function: extern "C" fn(usize) = unsafe { std::mem::transmute(function) };
-            function(data);
-            Ok(())
-        }
+        Work::Host { .. } => unreachable!("a stream starts them itself"),
         Work::Record { event } => {
             let mut state = state::get()?;
             if let Some(event) = state.events.get_mut(&event) {
@@ -150,6 +145,8 @@ fn code(fault: &Fault) -> CUresult {
     match fault.kind {
         FaultKind::OutOfBounds { .. } => result::ERROR_ILLEGAL_ADDRESS,
         FaultKind::Misaligned { .. } => result::ERROR_MISALIGNED_ADDRESS,
+        // A failed assert is a trap within a call of `__assertfail`.
+        FaultKind::Trap if fault.text.trim_start().starts_with("call") => result::ERROR_ASSERT,
         FaultKind::Timeout | FaultKind::Deadlock => result::ERROR_LAUNCH_TIMEOUT,
         FaultKind::Invalid(_) => result::ERROR_ILLEGAL_INSTRUCTION,
         _ => result::ERROR_LAUNCH_FAILED,

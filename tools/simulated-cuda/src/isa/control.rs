@@ -1,6 +1,7 @@
 //! Branches, calls, barriers.
 
 use super::*;
+use std::sync::atomic::Ordering;
 
 impl Decoder<'_> {
     pub(super) fn control(&mut self, opcode: &str, m: &Modifiers, i: &Source) -> Result<Option<Op>> {
@@ -26,7 +27,9 @@ impl Decoder<'_> {
             },
             "exit" => Op::Exit,
             "trap" => Op::Trap,
-            "brkpt" | "nanosleep" | "membar" | "fence" | "pmevent" | "griddepcontrol" | "setmaxnreg" => Op::Nothing,
+            // Between blocks, which run on several host threads.
+            "membar" | "fence" => Op::Lanes(Box::new(|_, _| std::sync::atomic::fence(Ordering::SeqCst))),
+            "brkpt" | "nanosleep" | "pmevent" | "griddepcontrol" | "setmaxnreg" => Op::Nothing,
             "bar" | "barrier" => return self.barrier(opcode, m, i).map(Some),
             _ => return Ok(None),
         }))

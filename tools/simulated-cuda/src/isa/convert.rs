@@ -191,7 +191,7 @@ impl Conversion {
             value
         };
         let value = if self.sat { saturate64(value) } else { value };
-        let value = if self.relu && (value < 0.0 || value == 0.0) { 0.0 } else { value };
+        let value = if self.relu && value <= 0.0 { 0.0 } else { value };
         match self.to {
             Type::F64 => value.to_bits(),
             Type::F32 => {

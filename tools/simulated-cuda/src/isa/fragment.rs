@@ -84,6 +84,36 @@ pub(crate) struct Fragment {
     pub(crate) index: Vec<u16>,
 }
 
+/// The elements that the registers of `m8n8k4` of f16 hold: four products, each of two quads of lanes.
+fn quad_pairs(shape: Shape, part: char, number: Number, layouts: &[&str]) -> Option<Vec<u16>> {
+    let by_rows = match (part, layouts) {
+        ('a', [layout, _]) | ('b', [_, layout]) => *layout == "row",
+        (_, [_, _]) => true,
+        _ => return None,
+    };
+    let place = move |lane: usize, i: usize| {
+        // Lanes 16 and up have the lower half of A's and C's rows, the right half of B's columns.
+        let (lower, in_quad) = (4 * (lane / 16), lane % 4);
+        match part {
+            'a' if by_rows => (in_quad + lower, i),
+            'a' => (i + lower, in_quad),
+            'b' if by_rows => (in_quad, i + lower),
+            'b' => (i, in_quad + lower),
+            _ if number == Number::F16 => (in_quad + lower, i),
+            _ => ((lane & 1) + (i & 2) + lower, (i & 4) + (lane & 2) + (i & 1)),
+        }
+    };
+    let (rows, cols) = shape.of(part);
+    let per_lane = 4 * rows * cols / LANES;
+    let mut index = index_of(number, per_lane, cols, place);
+    let pack = number.pack();
+    for (at, index) in index.iter_mut().enumerate() {
+        let product = at / pack % LANES % 16 / 4;
+        *index += (product * rows * cols) as u16;
+    }
+    Some(index)
+}
+
 /// The elements that the registers of `mma` hold, as the manual's figures have it; `None` for shapes that are not
 /// simulated. The layout of A and B is row and col for all but `m8n8k4` of f16.
 pub(super) fn layout_of(shape: Shape, part: char, number: Number, layouts: &[&str]) -> Option<Vec<u16>> {
@@ -93,6 +123,9 @@ pub(super) fn layout_of(shape: Shape, part: char, number: Number, layouts: &[&st
         'a' | 'b' => number,
         _ => F32,
     };
+    if shape.batches == 4 {
+        return quad_pairs(shape, part, number, layouts);
+    }
     if layouts != ["row", "col"] {
         return None;
     }

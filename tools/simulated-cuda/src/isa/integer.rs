@@ -53,7 +53,7 @@ impl Decoder<'_> {
             ("add", _) if m.has("sat") => self.binary(i, |a: i32, b: i32| a.saturating_add(b)),
             ("sub", _) if m.has("sat") => self.binary(i, |a: i32, b: i32| a.saturating_sub(b)),
             ("mad", Some("hi")) if m.has("sat") => {
-                self.ternary(i, |a: i32, b: i32, c: i32| c.saturating_add((i64::from(a) * i64::from(b) >> 32) as i32))
+                self.ternary(i, |a: i32, b: i32, c: i32| c.saturating_add(((i64::from(a) * i64::from(b)) >> 32) as i32))
             }
             ("add", _) => match kind {
                 // u16x2, s16x2 are not types of registers.
@@ -63,12 +63,12 @@ impl Decoder<'_> {
             ("sub", _) => unsigned!(self, binary, i, kind, { |a, b| a.wrapping_sub(b) }),
             ("mul", Some("lo")) => unsigned!(self, binary, i, kind, { |a, b| a.wrapping_mul(b) }),
             ("mul", Some("hi")) => match kind {
-                Type::U16 => self.binary(i, |a: u16, b: u16| (u32::from(a) * u32::from(b) >> 16) as u16),
-                Type::S16 => self.binary(i, |a: i16, b: i16| (i32::from(a) * i32::from(b) >> 16) as i16),
-                Type::U32 => self.binary(i, |a: u32, b: u32| (u64::from(a) * u64::from(b) >> 32) as u32),
-                Type::S32 => self.binary(i, |a: i32, b: i32| (i64::from(a) * i64::from(b) >> 32) as i32),
-                Type::U64 => self.binary(i, |a: u64, b: u64| (u128::from(a) * u128::from(b) >> 64) as u64),
-                Type::S64 => self.binary(i, |a: i64, b: i64| (i128::from(a) * i128::from(b) >> 64) as i64),
+                Type::U16 => self.binary(i, |a: u16, b: u16| ((u32::from(a) * u32::from(b)) >> 16) as u16),
+                Type::S16 => self.binary(i, |a: i16, b: i16| ((i32::from(a) * i32::from(b)) >> 16) as i16),
+                Type::U32 => self.binary(i, |a: u32, b: u32| ((u64::from(a) * u64::from(b)) >> 32) as u32),
+                Type::S32 => self.binary(i, |a: i32, b: i32| ((i64::from(a) * i64::from(b)) >> 32) as i32),
+                Type::U64 => self.binary(i, |a: u64, b: u64| ((u128::from(a) * u128::from(b)) >> 64) as u64),
+                Type::S64 => self.binary(i, |a: i64, b: i64| ((i128::from(a) * i128::from(b)) >> 64) as i64),
                 _ => Ok(None),
             },
             ("mul", Some("wide")) => match kind {
@@ -82,20 +82,24 @@ impl Decoder<'_> {
                 unsigned!(self, ternary, i, kind, { |a, b, c| a.wrapping_mul(b).wrapping_add(c) })
             }
             ("mad", Some("hi")) => match kind {
-                Type::U32 => self
-                    .ternary(i, |a: u32, b: u32, c: u32| ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c)),
-                Type::S32 => self
-                    .ternary(i, |a: i32, b: i32, c: i32| ((i64::from(a) * i64::from(b) >> 32) as i32).wrapping_add(c)),
+                Type::U32 => self.ternary(i, |a: u32, b: u32, c: u32| {
+                    (((u64::from(a) * u64::from(b)) >> 32) as u32).wrapping_add(c)
+                }),
+                Type::S32 => self.ternary(i, |a: i32, b: i32, c: i32| {
+                    (((i64::from(a) * i64::from(b)) >> 32) as i32).wrapping_add(c)
+                }),
                 Type::U64 => self.ternary(i, |a: u64, b: u64, c: u64| {
-                    ((u128::from(a) * u128::from(b) >> 64) as u64).wrapping_add(c)
+                    (((u128::from(a) * u128::from(b)) >> 64) as u64).wrapping_add(c)
                 }),
                 Type::S64 => self.ternary(i, |a: i64, b: i64, c: i64| {
-                    ((i128::from(a) * i128::from(b) >> 64) as i64).wrapping_add(c)
+                    (((i128::from(a) * i128::from(b)) >> 64) as i64).wrapping_add(c)
                 }),
-                Type::U16 => self
-                    .ternary(i, |a: u16, b: u16, c: u16| ((u32::from(a) * u32::from(b) >> 16) as u16).wrapping_add(c)),
-                Type::S16 => self
-                    .ternary(i, |a: i16, b: i16, c: i16| ((i32::from(a) * i32::from(b) >> 16) as i16).wrapping_add(c)),
+                Type::U16 => self.ternary(i, |a: u16, b: u16, c: u16| {
+                    (((u32::from(a) * u32::from(b)) >> 16) as u16).wrapping_add(c)
+                }),
+                Type::S16 => self.ternary(i, |a: i16, b: i16, c: i16| {
+                    (((i32::from(a) * i32::from(b)) >> 16) as i16).wrapping_add(c)
+                }),
                 _ => Ok(None),
             },
             ("mad", Some("wide")) => match kind {

@@ -76,7 +76,7 @@ impl Decoder<'_> {
         {
             return self.unsupported(&i.opcode);
         }
-        let Some(shape) = shape_of(m) else { return self.unsupported(&i.opcode) };
+        let Some(mut shape) = shape_of(m) else { return self.unsupported(&i.opcode) };
         let types = m.types();
         let [d, a, b, c] = match types[..] {
             [d, a, b, c] => [d, a, b, c],
@@ -87,6 +87,9 @@ impl Decoder<'_> {
         let numbers = [d, a, b, c].map(Number::of);
         let [Some(dn), Some(an), Some(bn), Some(cn)] = numbers else { return self.unsupported(&i.opcode) };
         let layouts: Vec<&str> = m.0.iter().copied().filter(|part| matches!(*part, "row" | "col")).collect();
+        if !wmma && an == Number::F16 && (shape.m, shape.n, shape.k) == (8, 8, 4) {
+            shape.batches = 4;
+        }
         let mut fragments = Vec::new();
         for (at, (number, part)) in [(dn, 'd'), (an, 'a'), (bn, 'b'), (cn, 'c')].into_iter().enumerate() {
             let operand = self.operand(i, at)?.clone();
@@ -216,67 +219,92 @@ impl Accumulator for i64 {
 const MOST: usize = 512;
 
 /// D = A B + C, of the fragments in a warp's registers.
+<<<<<<< HEAD
 fn product<T: Accumulator>(s: &mut Registers, shape: Shape, fragments: [&Fragment; 4], finish: impl Fn(T) -> T) {
+=======
+fn product<T: Accumulator>(s: &mut Registers, shape: Shape, fragments: [&Fragment; 4], finish: impl Fn(T) -> T + Copy) {
+>>>>>>> sim
     #[inline(always)]
-    fn body<T: Accumulator>(shape: Shape, a: &[T], b: &[T], c: &mut [T]) {
-        let Shape { m, n, k, batches } = shape;
-        for batch in 0..batches {
-            let (a, b) = (&a[batch * m * k..][..m * k], &b[batch * k * n..][..k * n]);
-            let c = &mut c[batch * m * n..][..m * n];
-            for (row, a) in c.chunks_exact_mut(n).zip(a.chunks_exact(k)) {
-                for columns in (0..n).step_by(8) {
-                    let mut sums: [T; 8] = row[columns..columns + 8].try_into().unwrap_or_default();
-                    for (at, &a) in a.iter().enumerate() {
-                        let b = &b[at * n + columns..][..8];
-                        for j in 0..8 {
-                            sums[j] = sums[j].step(a, b[j]);
-                        }
+    fn body<T: Accumulator>(
+        s: &mut Registers,
+        shape: Shape,
+        fragments: [&Fragment; 4],
+        finish: impl Fn(T) -> T + Copy,
+    ) {
+        let [d, a_part, b_part, c_part] = fragments;
+        let (mut a, mut b, mut c) = ([T::default(); MOST], [T::default(); MOST], [T::default(); MOST]);
+        gather(s, a_part, &mut a);
+        gather(s, b_part, &mut b);
+        gather(s, c_part, &mut c);
+        multiply(shape, &a, &b, &mut c);
+        scatter(s, d, &c, finish);
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma")]
+        fn wide<T: Accumulator>(
+            s: &mut Registers,
+            shape: Shape,
+            parts: [&Fragment; 4],
+            finish: impl Fn(T) -> T + Copy,
+        ) {
+            body(s, shape, parts, finish)
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has both.
+            return unsafe { wide(s, shape, fragments, finish) };
+        }
+    }
+    body(s, shape, fragments, finish)
+}
+
+#[inline(always)]
+fn multiply<T: Accumulator>(shape: Shape, a: &[T; MOST], b: &[T; MOST], c: &mut [T; MOST]) {
+    let Shape { m, n, k, batches } = shape;
+    for batch in 0..batches {
+        let (a, b) = (&a[batch * m * k..][..m * k], &b[batch * k * n..][..k * n]);
+        let c = &mut c[batch * m * n..][..m * n];
+        for (row, a) in c.chunks_exact_mut(n).zip(a.chunks_exact(k)) {
+            for columns in (0..n).step_by(8) {
+                let mut sums: [T; 8] = row[columns..columns + 8].try_into().unwrap_or_default();
+                for (at, &a) in a.iter().enumerate() {
+                    let b = &b[at * n + columns..][..8];
+                    for j in 0..8 {
+                        sums[j] = sums[j].step(a, b[j]);
                     }
-                    row[columns..columns + 8].copy_from_slice(&sums);
                 }
+                row[columns..columns + 8].copy_from_slice(&sums);
             }
         }
     }
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn wide<T: Accumulator>(shape: Shape, a: &[T], b: &[T], c: &mut [T]) {
-        body(shape, a, b, c)
-    }
-    let [d_part, a_part, b_part, c_part] = fragments;
-    let (mut a, mut b, mut c) = ([T::default(); MOST], [T::default(); MOST], [T::default(); MOST]);
-    gather(s, a_part, &mut a);
-    gather(s, b_part, &mut b);
-    gather(s, c_part, &mut c);
-    #[cfg(target_arch = "x86_64")]
-    let fused = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-    #[cfg(not(target_arch = "x86_64"))]
-    let fused = false;
-    if fused {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the processor has both.
-        unsafe {
-            wide(shape, &a, &b, &mut c)
-        };
-    } else {
-        body(shape, &a, &b, &mut c);
-    }
-    scatter(s, d_part, &c, finish);
 }
 
 #[inline(always)]
 fn gather<T: Accumulator>(s: &Registers, fragment: &Fragment, to: &mut [T; MOST]) {
+    match fragment.number {
+        // Each by itself, so that the conversions are loops of one kind.
+        Number::F16 => gather_as(s, fragment, to, |bits| T::of(Number::F16, bits)),
+        Number::Bf16 => gather_as(s, fragment, to, |bits| T::of(Number::Bf16, bits)),
+        Number::F32 => gather_as(s, fragment, to, |bits| T::of(Number::F32, bits)),
+        number => gather_as(s, fragment, to, |bits| T::of(number, bits)),
+    }
+}
+
+#[inline(always)]
+fn gather_as<T: Accumulator>(s: &Registers, fragment: &Fragment, to: &mut [T; MOST], of: impl Fn(u64) -> T) {
     let Fragment { number, registers, index } = fragment;
     let (pack, bits) = (number.pack(), number.bits());
     for (&slot, index) in registers.iter().zip(index.chunks_exact(pack * LANES)) {
         if *number == Number::F64 {
             let Lanes(values) = &s.d[slot as usize];
-            index.iter().zip(values).for_each(|(&at, &value)| to[at as usize % MOST] = T::of(*number, value));
+            index.iter().zip(values).for_each(|(&at, &value)| to[at as usize % MOST] = of(value));
             continue;
         }
         let Lanes(values) = &s.r[slot as usize];
-        for (index, &value) in index.chunks_exact(pack).zip(values) {
-            for (part, &at) in index.iter().enumerate() {
-                to[at as usize % MOST] = T::of(*number, u64::from(value >> (bits * part as u32)));
+        for part in 0..pack {
+            let converted = values.map(|value| of(u64::from(value >> (bits * part as u32))));
+            for (lane, value) in converted.into_iter().enumerate() {
+                to[index[lane * pack + part] as usize % MOST] = value;
             }
         }
     }
@@ -286,8 +314,8 @@ fn gather<T: Accumulator>(s: &Registers, fragment: &Fragment, to: &mut [T; MOST]
 fn scatter<T: Accumulator>(s: &mut Registers, fragment: &Fragment, from: &[T; MOST], finish: impl Fn(T) -> T) {
     let Fragment { number, registers, index } = fragment;
     let (pack, bits) = (number.pack(), number.bits());
+    let value = |at: u16| finish(from[at as usize % MOST]).bits(*number);
     for (&slot, index) in registers.iter().zip(index.chunks_exact(pack * LANES)) {
-        let value = |at: u16| finish(from[at as usize % MOST]).bits(*number);
         if *number == Number::F64 {
             s.d[slot as usize].0.iter_mut().zip(index).for_each(|(to, &at)| *to = value(at));
             continue;

@@ -442,7 +442,6 @@ pub(crate) fn class_of(opcode: &str, op: &Op) -> Class {
             return Class::Control;
         }
         Op::MoveLocal(_) => return Class::Move,
-        Op::Nothing if matches!(first, "membar" | "fence") => return Class::Sync,
         Op::Nothing | Op::Clock(_) => return Class::Control,
         _ => {}
     }
@@ -450,9 +449,11 @@ pub(crate) fn class_of(opcode: &str, op: &Op) -> Class {
         ("mma" | "wmma", _) => Class::Matrix,
         ("mov" | "cvta", _) => Class::Move,
         ("cvt", _) => Class::Convert,
-        ("bar" | "barrier" | "shfl" | "vote" | "match" | "redux" | "elect" | "activemask" | "cp" | "mbarrier", _) => {
-            Class::Sync
-        }
+        (
+            "bar" | "barrier" | "membar" | "fence" | "shfl" | "vote" | "match" | "redux" | "elect" | "activemask"
+            | "cp" | "mbarrier",
+            _,
+        ) => Class::Sync,
         ("selp" | "slct" | "setp" | "set", _) => Class::Integer,
         ("fma" | "mad", Some(Type::F32)) => Class::Ffma,
         (_, Some(Type::F32)) => Class::Float,

@@ -24,10 +24,11 @@ impl Rounding {
     }
 }
 
-/// Every NaN result of f32 arithmetic is this one.
+/// Every NaN result of f32 arithmetic is this one. On integers: the compiler takes one NaN for as good as another.
 #[inline(always)]
 pub(crate) fn canonical(x: f32) -> f32 {
-    if x.is_nan() { f32::from_bits(0x7fff_ffff) } else { x }
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fff_ffff } else { bits })
 }
 
 /// `.ftz`: subnormals are zeros of their sign.

@@ -45,8 +45,8 @@ pub(crate) struct Note {
     pub(crate) line: u32,
     pub(crate) opcode: String,
     pub(crate) class: Class,
-    /// Within an innermost loop.
-    pub(crate) inner: bool,
+    /// The innermost loop around it, by its first instruction.
+    pub(crate) innermost: Option<u32>,
 }
 
 /// Whether an instruction is for lanes where a predicate, flipped by a mask, holds.

@@ -9,6 +9,7 @@ use super::{
     warp::Warp,
 };
 use crate::{Device, Fault, FaultKind, Launch, Memory, Profile, profile::Count};
+use std::collections::BTreeMap;
 use std::sync::{
     Arc, Mutex, OnceLock,
     atomic::{AtomicU64, Ordering::Relaxed},
@@ -66,7 +67,8 @@ pub(crate) fn run(
     let view = View::new(memory);
     let blocks = launch.grid.iter().map(|&n| u64::from(n)).product::<u64>();
     let (next, failed, first) = (AtomicU64::new(0), AtomicU64::new(u64::MAX), Mutex::new(None));
-    let profile = Mutex::new(Profile { launches: 1, blocks, ..Profile::default() });
+    let executions = vec![(0, 0); code.instructions.len()];
+    let totals = Mutex::new((Profile { launches: 1, blocks, ..Profile::default() }, executions));
     let workers = (rayon::current_num_threads() as u64).min(blocks);
     // Blocks are handed out a few at a time.
     let step = (blocks / (workers * 64)).clamp(1, 64);
@@ -91,7 +93,7 @@ pub(crate) fn run(
                 break;
             }
         }
-        worker.add_to(&mut profile.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        worker.add_to(&mut totals.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     };
     if workers == 1 {
         work();
@@ -101,7 +103,8 @@ pub(crate) fn run(
     if let Some((_, fault)) = first.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
         return Err(*fault);
     }
-    let mut profile = profile.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let (mut profile, executions) = totals.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    count_instructions(code, &executions, &mut profile);
     profile.warps = blocks * u64::from(threads.div_ceil(32));
     profile.global_loads.unique_bytes = view.unique(false);
     profile.global_stores.unique_bytes = view.unique(true);
@@ -153,18 +156,11 @@ impl<'a> Worker<'a> {
         run_block(&mut self.block, &mut self.warps)
     }
 
-    fn add_to(self, profile: &mut Profile) {
+    fn add_to(self, (profile, executions): &mut (Profile, Vec<(u64, u64)>)) {
         let block = self.block;
-        for (note, &(warps, threads)) in block.code.notes.iter().zip(&block.executions) {
-            if warps == 0 {
-                continue;
-            }
-            let count = Count { warps, threads };
-            profile.opcodes.entry(note.opcode.clone()).or_default().add(count);
-            profile.classes.entry(note.class).or_default().add(count);
-            if note.inner {
-                profile.inner.entry(note.class).or_default().add(count);
-            }
+        for (total, own) in executions.iter_mut().zip(&block.executions) {
+            total.0 += own.0;
+            total.1 += own.1;
         }
         profile.add(&Profile {
             global_loads: block.loads,
@@ -175,6 +171,26 @@ impl<'a> Worker<'a> {
             divergent_branches: block.divergent_branches,
             ..Profile::default()
         });
+    }
+}
+
+/// From executions by instruction to those by opcode and class.
+fn count_instructions(code: &Code, executions: &[(u64, u64)], profile: &mut Profile) {
+    let counted = || {
+        let counts = executions.iter().map(|&(warps, threads)| Count { warps, threads });
+        code.notes.iter().zip(counts).filter(|(_, count)| count.warps != 0)
+    };
+    let mut loops = BTreeMap::new();
+    for (note, count) in counted() {
+        profile.opcodes.entry(note.opcode.clone()).or_default().add(count);
+        profile.classes.entry(note.class).or_default().add(count);
+        if let Some(first) = note.innermost {
+            *loops.entry(first).or_default() += count.warps;
+        }
+    }
+    let hottest = loops.into_iter().max_by_key(|&(_, warps): &(u32, u64)| warps).map(|(first, _)| first);
+    for (note, count) in counted().filter(|(note, _)| hottest.is_some() && note.innermost == hottest) {
+        profile.inner.entry(note.class).or_default().add(count);
     }
 }
 

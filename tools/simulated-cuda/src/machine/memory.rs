@@ -107,6 +107,8 @@ pub(crate) struct Allocation {
     data: Bytes,
     /// A bit per byte: whether anything wrote it.
     initialised: Bits,
+    /// Memory of the host, at its own address: takes none of the device's.
+    host: bool,
 }
 
 /// A bit per byte of an allocation.
@@ -169,12 +171,20 @@ fn mask(bytes: u32) -> u64 {
 impl Allocation {
     fn new(base: u64, size: u64) -> Self {
         let data = Bytes::zeroed(size as usize);
-        let this = Self { base, size, data, initialised: Bits::new(size) };
+        let this = Self { base, size, data, initialised: Bits::new(size), host: false };
         if size <= POISONED {
             // SAFETY: nobody else has it yet.
             unsafe { this.data.pointer.write_bytes(POISON, size as usize) };
         }
         this
+    }
+
+    fn of_host(size: u64) -> Self {
+        let data = Bytes::zeroed(size as usize);
+        let initialised = Bits::new(size);
+        // The host writes unseen.
+        initialised.set_range(0, size);
+        Self { base: data.pointer as u64, size, data, initialised, host: true }
     }
 
     /// The byte at an offset, which is below `size`, for an access that stays within: the start of an atomic of any
@@ -223,12 +233,29 @@ impl Memory {
         Ok(base)
     }
 
+    /// Allocates host memory that kernels reach by the host's address; zeroed, and initialised for the sanitizer.
+    pub fn alloc_host(&self, size: u64) -> u64 {
+        let allocation = Allocation::of_host(size.max(1));
+        let base = allocation.base;
+        self.write_state().allocations.insert(base, Arc::new(allocation));
+        base
+    }
+
+    /// Makes host memory of another device's reachable here too; each frees it by itself.
+    pub fn share_host(&self, other: &Memory, address: u64) -> Result<(), MemoryError> {
+        let (allocation, _) = other.find(address, 0)?;
+        self.write_state().allocations.insert(allocation.base, allocation);
+        Ok(())
+    }
+
     /// Frees an allocation, given its first address.
     pub fn free(&self, address: u64) -> Result<(), MemoryError> {
         let mut state = self.write_state();
         match state.allocations.remove(&address) {
             Some(allocation) => {
-                state.used -= allocation.size.next_multiple_of(ALIGN);
+                if !allocation.host {
+                    state.used -= allocation.size.next_multiple_of(ALIGN);
+                }
                 Ok(())
             }
             None => Err(MemoryError::InvalidAddress { address, bytes: 0 }),

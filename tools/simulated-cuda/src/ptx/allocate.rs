@@ -189,7 +189,7 @@ pub(crate) fn allocate(body: &Body, starts: [u32; 3]) -> Allocation {
     // What is copied from such a register may be as uninitialised.
     loop {
         let before = watched.clone();
-        for (instruction, uses) in body.instructions.iter().zip(&uses).filter(|(i, _)| copies(i)) {
+        for (_, uses) in body.instructions.iter().zip(&uses).filter(|(instruction, _)| copies(instruction)) {
             if uses.reads.iter().any(|&register| watched[register as usize]) {
                 uses.writes.iter().for_each(|&register| watched[register as usize] = true);
             }

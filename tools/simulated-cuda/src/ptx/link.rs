@@ -131,14 +131,14 @@ pub(super) fn link(tree: &Tree, entry: &Body, globals: &Globals, text: &Arc<str>
                 line: instruction.line,
                 opcode: instruction.opcode.clone(),
                 class: class_of(&instruction.opcode, &decoded.op),
-                inner: false,
+                innermost: None,
             });
             instructions.push(decoded);
         }
         let line = notes.last().map_or(1, |note| note.line);
         instructions.push(decoder.end());
-        notes.push(Note { line, opcode: "ret".into(), class: crate::profile::Class::Control, inner: false });
-        mark_inner(&instructions, &mut notes, unit.start);
+        notes.push(Note { line, opcode: "ret".into(), class: crate::profile::Class::Control, innermost: None });
+        mark_loops(&instructions, &mut notes, unit.start);
         pool.code.instructions.extend(instructions);
         pool.code.notes.extend(notes);
     }
@@ -186,21 +186,22 @@ fn mentioned<'a>(operand: &'a Operand, names: &mut HashSet<&'a str>) {
     }
 }
 
-/// Marks the instructions of innermost loops: between a backward branch and its target, with no such pair within.
-fn mark_inner(instructions: &[crate::machine::code::Instruction], notes: &mut [Note], start: u32) {
-    let mut loops: Vec<(usize, usize)> = Vec::new();
+/// Gives each instruction the innermost loop around it: a backward branch and its target, and all between.
+fn mark_loops(instructions: &[crate::machine::code::Instruction], notes: &mut [Note], start: u32) {
+    // First instruction to last; several branches back to one place are one loop.
+    let mut loops = BTreeMap::new();
     for (at, instruction) in instructions.iter().enumerate() {
         if let Op::Branch(target) = instruction.op {
             let target = (target - start) as usize;
             if target <= at {
-                loops.push((target, at));
+                loops.insert(target, at);
             }
         }
     }
-    for &(first, last) in &loops {
-        let within = |&(a, b): &(usize, usize)| a >= first && b <= last && (a, b) != (first, last);
-        if !loops.iter().any(within) {
-            notes[first..=last].iter_mut().for_each(|note| note.inner = true);
+    for (&first, &last) in &loops {
+        for at in first..=last {
+            // Loops come by their beginning: a later one that is around this instruction is within the earlier.
+            notes[at].innermost = Some(start + first as u32);
         }
     }
 }

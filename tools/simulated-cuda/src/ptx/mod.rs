@@ -4,6 +4,7 @@ pub(crate) mod allocate;
 mod lexer;
 mod link;
 mod parser;
+mod statement;
 pub(crate) mod types;
 
 use crate::{Memory, MemoryError, machine::code::Code};

@@ -16,57 +16,57 @@ pub(super) struct Tree {
     pub(super) functions: Vec<Body>,
 }
 
-type Result<T> = std::result::Result<T, ParseError>;
+pub(super) type Result<T> = std::result::Result<T, ParseError>;
 
 pub(super) fn parse(text: &str) -> Result<Tree> {
     let mut parser = Parser { tokens: tokens(text)?, at: 0, scopes: Vec::new() };
     parser.module()
 }
 
-struct Parser<'a> {
-    tokens: Vec<Located<'a>>,
-    at: usize,
-    scopes: Vec<Scope<'a>>,
+pub(super) struct Parser<'a> {
+    pub(super) tokens: Vec<Located<'a>>,
+    pub(super) at: usize,
+    pub(super) scopes: Vec<Scope<'a>>,
 }
 
 /// Names declared between braces.
 #[derive(Default)]
-struct Scope<'a> {
-    id: usize,
-    registers: HashMap<&'a str, Register>,
+pub(super) struct Scope<'a> {
+    pub(super) id: usize,
+    pub(super) registers: HashMap<&'a str, Register>,
     /// `%r<8>`: prefix, first register, count.
-    families: Vec<(&'a str, Register, u32)>,
-    variables: HashMap<&'a str, usize>,
+    pub(super) families: Vec<(&'a str, Register, u32)>,
+    pub(super) variables: HashMap<&'a str, usize>,
 }
 
 impl<'a> Parser<'a> {
-    fn line(&self) -> u32 {
+    pub(super) fn line(&self) -> u32 {
         self.tokens.get(self.at).or(self.tokens.last()).map_or(1, |token| token.1)
     }
 
-    fn fail<T>(&self, message: impl Into<String>) -> Result<T> {
+    pub(super) fn fail<T>(&self, message: impl Into<String>) -> Result<T> {
         Err(ParseError::Syntax { line: self.line(), message: message.into() })
     }
 
-    fn peek(&self) -> Option<Token<'a>> {
+    pub(super) fn peek(&self) -> Option<Token<'a>> {
         self.tokens.get(self.at).map(|token| token.0)
     }
 
-    fn is(&self, punct: u8) -> bool {
+    pub(super) fn is(&self, punct: u8) -> bool {
         self.peek() == Some(Token::Punct(punct))
     }
 
-    fn accept(&mut self, punct: u8) -> bool {
+    pub(super) fn accept(&mut self, punct: u8) -> bool {
         let found = self.is(punct);
         self.at += usize::from(found);
         found
     }
 
-    fn expect(&mut self, punct: u8) -> Result<()> {
+    pub(super) fn expect(&mut self, punct: u8) -> Result<()> {
         if self.accept(punct) { Ok(()) } else { self.fail(format!("`{}` expected", punct as char)) }
     }
 
-    fn word(&mut self) -> Result<&'a str> {
+    pub(super) fn word(&mut self) -> Result<&'a str> {
         match self.peek() {
             Some(Token::Word(word)) => {
                 self.at += 1;
@@ -76,14 +76,14 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn peek_word(&self) -> Option<&'a str> {
+    pub(super) fn peek_word(&self) -> Option<&'a str> {
         match self.peek() {
             Some(Token::Word(word)) => Some(word),
             _ => None,
         }
     }
 
-    fn number(&mut self) -> Result<u64> {
+    pub(super) fn number(&mut self) -> Result<u64> {
         match self.constant()? {
             Operand::Int(value) => Ok(value),
             _ => self.fail("an integer expected"),
@@ -91,7 +91,7 @@ impl<'a> Parser<'a> {
     }
 
     /// A literal, with its sign.
-    fn constant(&mut self) -> Result<Operand> {
+    pub(super) fn constant(&mut self) -> Result<Operand> {
         let negative = self.accept(b'-');
         let word = self.word()?;
         let Some(value) = literal(word) else {
@@ -106,7 +106,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    fn skip_braces(&mut self) -> Result<()> {
+    pub(super) fn skip_braces(&mut self) -> Result<()> {
         let mut depth = 0;
         loop {
             match self.peek() {
@@ -122,7 +122,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn skip_statement(&mut self) {
+    pub(super) fn skip_statement(&mut self) {
         while !matches!(self.peek(), None | Some(Token::Punct(b';'))) {
             self.at += 1;
         }
@@ -186,8 +186,8 @@ impl<'a> Parser<'a> {
                     return Ok(());
                 }
                 Some(".global" | ".const" | ".shared") => {
-                    self.variables(external, &mut tree.variables)?;
-                    return Ok(());
+                    tree.variables.push(self.variable(external)?);
+                    return self.expect(b';');
                 }
                 _ => return self.fail("a declaration expected"),
             }
@@ -195,20 +195,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `.space .align 4 .b8 name[8] = {...}, other;`
-    fn variables(&mut self, external: bool, to: &mut Vec<Variable>) -> Result<()> {
-        loop {
-            let variable = self.variable(external)?;
-            to.push(variable);
-            if !self.is(b',') {
-                return self.expect(b';');
-            }
-            // More names share the type; nothing writes that for variables today.
-            return self.fail("one variable per declaration expected");
-        }
-    }
-
-    fn variable(&mut self, external: bool) -> Result<Variable> {
+    pub(super) fn variable(&mut self, external: bool) -> Result<Variable> {
         let space = match self.word()? {
             ".global" => StateSpace::Global,
             ".const" => StateSpace::Const,
@@ -377,7 +364,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Adds a variable to the function and the scope; `start` is the token where it began.
-    fn declare(&mut self, variable: Variable, start: usize, body: &mut Body) -> usize {
+    pub(super) fn declare(&mut self, variable: Variable, start: usize, body: &mut Body) -> usize {
         let name = self.tokens[start..self.at].iter().find_map(|token| match token.0 {
             Token::Word(word) if word == variable.name => Some(word),
             _ => None,
@@ -389,234 +376,10 @@ impl<'a> Parser<'a> {
         body.variables.push(variable);
         id
     }
-
-    fn statement(&mut self, body: &mut Body) -> Result<()> {
-        match self.peek() {
-            Some(Token::Punct(b'{')) => {
-                self.at += 1;
-                let id = body.scopes.len();
-                body.scopes.push(self.scopes.last().map_or(0, |scope| scope.id));
-                self.scopes.push(Scope { id, ..Scope::default() });
-                Ok(())
-            }
-            Some(Token::Punct(b'}')) => {
-                self.at += 1;
-                self.scopes.pop();
-                Ok(())
-            }
-            Some(Token::Punct(b';')) => {
-                self.at += 1;
-                Ok(())
-            }
-            Some(Token::Word(word)) => match word {
-                ".reg" => self.registers(body),
-                ".pragma" => {
-                    self.skip_statement();
-                    Ok(())
-                }
-                ".section" => {
-                    self.at += 2;
-                    self.skip_braces()
-                }
-                ".extern" | ".shared" | ".local" | ".param" | ".const" | ".global" => {
-                    let external = word == ".extern";
-                    self.at += usize::from(external);
-                    let start = self.at;
-                    let variable = self.variable(external)?;
-                    self.declare(variable, start, body);
-                    self.expect(b';')
-                }
-                _ if self.tokens.get(self.at + 1).map(|token| token.0) == Some(Token::Punct(b':')) => {
-                    self.label(word, body)
-                }
-                _ => self.instruction(body),
-            },
-            Some(Token::Punct(b'@')) => self.instruction(body),
-            _ => self.fail("a statement expected"),
-        }
-    }
-
-    fn label(&mut self, name: &str, body: &mut Body) -> Result<()> {
-        self.at += 2;
-        let scope = self.scopes.last().map_or(0, |scope| scope.id);
-        match self.peek_word() {
-            Some(".branchtargets") => {
-                self.at += 1;
-                let mut labels = vec![self.word()?.to_string()];
-                while self.accept(b',') {
-                    labels.push(self.word()?.to_string());
-                }
-                body.targets.push((name.to_string(), scope, labels));
-                self.expect(b';')
-            }
-            Some(".callprototype" | ".calltargets") => {
-                self.skip_statement();
-                Ok(())
-            }
-            _ => {
-                body.labels.push((name.to_string(), scope, body.instructions.len()));
-                Ok(())
-            }
-        }
-    }
-
-    fn registers(&mut self, body: &mut Body) -> Result<()> {
-        self.at += 1;
-        let word = self.word()?;
-        let Some(kind) = word.strip_prefix('.').and_then(Type::named) else {
-            return self.fail(format!("a register type expected, not `{word}`"));
-        };
-        loop {
-            let name = self.word()?;
-            let first = body.registers.len() as Register;
-            let Some(scope) = self.scopes.last_mut() else { return self.fail("a scope expected") };
-            if self.tokens.get(self.at).map(|token| token.0) == Some(Token::Punct(b'<')) {
-                self.at += 1;
-                let count = self.number()? as u32;
-                self.expect(b'>')?;
-                if let Some(scope) = self.scopes.last_mut() {
-                    scope.families.push((name, first, count));
-                }
-                body.registers.extend((0..count).map(|i| (format!("{name}{i}"), kind)));
-            } else {
-                scope.registers.insert(name, first);
-                body.registers.push((name.to_string(), kind));
-            }
-            if !self.accept(b',') {
-                return self.expect(b';');
-            }
-        }
-    }
-
-    fn instruction(&mut self, body: &mut Body) -> Result<()> {
-        let mut guard = None;
-        if self.accept(b'@') {
-            let negated = self.accept(b'!');
-            let name = self.word()?;
-            let Some(register) = self.register(name) else {
-                return self.fail(format!("no predicate `{name}`"));
-            };
-            guard = Some((register, negated));
-        }
-        let line = self.line();
-        let opcode = self.word()?.to_string();
-        let mut operands = Vec::new();
-        while !self.is(b';') {
-            operands.push(self.operand(&opcode)?);
-            if !self.accept(b',') {
-                break;
-            }
-        }
-        self.expect(b';')?;
-        let scope = self.scopes.last().map_or(0, |scope| scope.id);
-        let call = opcode.split('.').next() == Some("call");
-        body.instructions.push(Instruction { guard, opcode, operands, line, scope });
-        if call && let Some(call) = body.instructions.last().cloned() {
-            // Where the results are taken.
-            body.instructions.push(Instruction { opcode: "%return".into(), ..call });
-        }
-        Ok(())
-    }
-
-    fn register(&self, name: &str) -> Option<Register> {
-        self.scopes.iter().rev().find_map(|scope| {
-            scope.registers.get(name).copied().or_else(|| {
-                let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
-                // The prefix may itself end in digits (`%rd_1<4>`).
-                scope.families.iter().find_map(|&(family, first, count)| {
-                    let digits = name.strip_prefix(family).filter(|_| family.len() <= name.len())?;
-                    let index: u32 = if family.len() >= prefix.len() { digits.parse().ok()? } else { return None };
-                    (index < count && (digits == "0" || !digits.starts_with('0'))).then(|| first + index)
-                })
-            })
-        })
-    }
-
-    fn operand(&mut self, opcode: &str) -> Result<Operand> {
-        match self.peek() {
-            Some(Token::Punct(b'{')) => Ok(Operand::Vector(self.sequence(b'{', b'}', opcode)?)),
-            Some(Token::Punct(b'(')) => Ok(Operand::List(self.sequence(b'(', b')', opcode)?)),
-            Some(Token::Punct(b'[')) => {
-                self.at += 1;
-                let base = self.operand(opcode)?;
-                let (base, offset) = match base {
-                    Operand::Symbol(symbol, addend) => (Operand::Symbol(symbol, 0), addend),
-                    base => (base, self.addend()?),
-                };
-                self.expect(b']')?;
-                Ok(Operand::Address(Box::new(base), offset))
-            }
-            Some(Token::Punct(b'!')) => {
-                self.at += 1;
-                let name = self.word()?;
-                match self.register(name) {
-                    Some(register) => Ok(Operand::Not(register)),
-                    None => self.fail(format!("no predicate `{name}`")),
-                }
-            }
-            Some(Token::Punct(b'-')) => self.constant(),
-            Some(Token::Word("_")) => {
-                self.at += 1;
-                if self.accept(b'|') {
-                    let second = self.operand(opcode)?;
-                    return Ok(Operand::Pair(Box::new(Operand::Sink), Box::new(second)));
-                }
-                Ok(Operand::Sink)
-            }
-            Some(Token::Word(word)) => {
-                if literal(word).is_some() {
-                    return self.constant();
-                }
-                self.at += 1;
-                if let Some(register) = self.register(word) {
-                    if self.accept(b'|') {
-                        let second = self.operand(opcode)?;
-                        return Ok(Operand::Pair(Box::new(Operand::Register(register)), Box::new(second)));
-                    }
-                    return Ok(Operand::Register(register));
-                }
-                if word.starts_with('%') {
-                    return Ok(Operand::Special(word.to_string()));
-                }
-                if matches!(opcode.split('.').next(), Some("bra" | "brx")) {
-                    return Ok(Operand::Label(word.to_string()));
-                }
-                let symbol = match self.scopes.iter().rev().find_map(|scope| scope.variables.get(word)) {
-                    Some(&variable) => Symbol::Local(variable),
-                    None => Symbol::Module(word.to_string()),
-                };
-                Ok(Operand::Symbol(symbol, self.addend()?))
-            }
-            _ => self.fail("an operand expected"),
-        }
-    }
-
-    /// `+ 4`, `- 4`, `+-4`, or nothing.
-    fn addend(&mut self) -> Result<i64> {
-        if self.accept(b'+') {
-            Ok(self.number()? as i64)
-        } else if self.is(b'-') {
-            Ok(self.number()? as i64)
-        } else {
-            Ok(0)
-        }
-    }
-
-    fn sequence(&mut self, open: u8, close: u8, opcode: &str) -> Result<Vec<Operand>> {
-        self.expect(open)?;
-        let mut found = Vec::new();
-        while !self.accept(close) {
-            found.push(self.operand(opcode)?);
-            if !self.is(close) {
-                self.expect(b',')?;
-            }
-        }
-        Ok(found)
-    }
 }
 
 /// A literal: integers, `0f3F800000`, `0d3FF0000000000000`, decimal floats.
-fn literal(word: &str) -> Option<Operand> {
+pub(super) fn literal(word: &str) -> Option<Operand> {
     if !word.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }

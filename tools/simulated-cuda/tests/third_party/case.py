@@ -43,6 +43,7 @@ class Case:
     capability: int = 80
     about: str = ""
     module: str = ""  # the PTX file's name, where several cases share one
+    sanitizer: bool = True  # whether it runs with it
     buffers: list = field(init=False)
 
     def __post_init__(self):
@@ -75,7 +76,7 @@ class Case:
                 args.append({"scalar": np.asarray(value, SCALARS[kind]).tobytes().hex()})
         module = f"{self.module or self.name}.ptx"
         text = {"about": self.about, "ptx": module, "kernel": self.kernel, "grid": self.grid, "block": self.block,
-                "shared": self.shared, "capability": self.capability, "args": args}
+                "shared": self.shared, "capability": self.capability, "sanitizer": self.sanitizer, "args": args}
         (folder / module).write_text(self.ptx)
         (folder / f"{self.name}.json").write_text(json.dumps(text, indent=1) + "\n")
         (folder / f"{self.name}.bin").write_bytes(data)

@@ -24,12 +24,12 @@ def nvcc():
 
 
 class Module:
-    def __init__(self, name, capability=80):
+    def __init__(self, name, capability=80, flags=()):
         self.name, self.capability = name, capability
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out.ptx"
-            command = [nvcc(), "-ptx", f"-arch=compute_{capability}", "-std=c++17", "-o", out, HERE / "cuda" / f"{name}.cu"]
-            subprocess.run(command, check=True)
+            command = [nvcc(), "-ptx", f"-arch=compute_{capability}", "-std=c++17", *flags, "-o", out]
+            subprocess.run([*command, HERE / "cuda" / f"{name}.cu"], check=True)
             self.ptx = out.read_text()
 
     def case(self, kernel, grid, block, args, about, shared=0):
@@ -70,6 +70,38 @@ def wmma():
             exact, bound = 2 * exact, 2 * bound
         args = [Buffer(a), Buffer(b), Buffer(expected=exact, bound=bound, dtype=out), i32(n), i32(depth)]
         yield module.case(kernel, (n // tile[1], m // tile[0]), (32,), args, about + str(depth))
+
+
+def cutlass():
+    import cutlass_library
+
+    include = Path(cutlass_library.__path__[0]) / "source" / "include"
+    module = Module("cutlass", flags=("--expt-relaxed-constexpr", "-I", str(include)))
+    bf16, f32, f64 = ml_dtypes.bfloat16, np.float32, np.float64
+    # Of tiles beyond the edge CUTLASS leaves rows of shared memory unwritten, reads them, and stores nothing that depends on
+    # them: harmless, and an error to the sanitizer.
+    for seed, (name, kind, out, tile, (m, n, k), shared) in enumerate([
+        ("f16", np.float16, f32, (64, 64), (128, 64, 88), 24576), ("bf16", bf16, bf16, (128, 64), (128, 64, 160), 49152),
+        ("tf32", f32, f32, (64, 64), (64, 128, 44), 24576), ("f64", f64, f64, (32, 32), (64, 32, 35), 24576),
+        ("f32", f32, f32, (64, 64), (64, 64, 37), 16384), ("f16", np.float16, f32, (64, 64), (72, 40, 88), 24576),
+        ("f32", f32, f32, (64, 64), (70, 45, 37), 16384),
+    ], 600):
+        rng = np.random.default_rng(seed)
+        a, b = rng.standard_normal((m, k)), rng.standard_normal((n, k))
+        a, b = (to_tf32(x) if name == "tf32" else x.astype(kind) for x in (a, b))
+        exact = (a.astype(np.longdouble) @ b.astype(np.longdouble).T).astype(f64)
+        magnitude = np.abs(a.astype(f64)) @ np.abs(b.astype(f64)).T
+        # As in the Triton cases.
+        bound = (k + 1) * (2.0**-52 if out is f64 else 2 * EPS) * magnitude
+        if out is bf16:
+            bound = bound + np.abs(exact) * 2.0**-8 * 1.001
+        args = [Buffer(a), Buffer(b), Buffer(expected=exact, bound=bound, dtype=out), i32(m), i32(n), i32(k)]
+        grid = (-(-m // tile[0]), -(-n // tile[1]))
+        about = f"CUTLASS, {m} x {n} x {k} in tiles of {tile[0]} x {tile[1]}"
+        case = module.case(f"cutlass_{name}", grid, (128,), args, about, shared)
+        case.sanitizer = m % tile[0] == n % tile[1] == 0
+        case.name += "" if case.sanitizer else "_edges"
+        yield case
 
 
 def groups():
@@ -293,5 +325,5 @@ def control(value):
 
 
 def all_cases():
-    for group in (wmma, groups, cub, half, scalar):
+    for group in (wmma, groups, cub, half, scalar, cutlass):
         yield from group()
