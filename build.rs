@@ -1,5 +1,6 @@
-//! Feature `cuda`: the PTX that the crate embeds, in OUT_DIR/kernels.rs. Compiled from kernels/*.cu where nvcc is found, else as
-//! kept in kernels/ptx. TRILINEAR_PTX=embedded or =compile takes one or the other; unset, a failing nvcc is a warning.
+//! Feature `cuda`: the PTX that the crate embeds, in OUT_DIR/kernels.rs. Compiled from kernels/*.cu where nvcc is
+//! found, else as kept in kernels/ptx. TRILINEAR_PTX=embedded or =compile takes one or the other; unset, a failing
+//! nvcc is a warning.
 //!
 //! `scripts/ptx.py` runs this file to write kernels/ptx, and tests/ptx.rs takes `source_hash` from it.
 use std::env;
@@ -85,8 +86,9 @@ fn compile_all(nvcc: &Path, kernels: &Path, out: &Path) -> Outcome<Vec<PathBuf>>
 
 /// Writes the PTX of one file, for compute capability 8.0 where its name ends so, else 7.5.
 fn compile(nvcc: &Path, source: &Path, to: &Path) -> Outcome<()> {
-    // The PTX version is the least that has the instructions used: any driver from CUDA 10.2 on has 6.5 (ldmatrix and mma of
-    // m16n8k8), from 11.0 on 7.0 (cp.async, mma of bf16 and tf32). The compiler writes its own, which older drivers refuse.
+    // The PTX version is the least that has the instructions used: any driver from CUDA 10.2 on has 6.5 (ldmatrix and
+    // mma of m16n8k8), from 11.0 on 7.0 (cp.async, mma of bf16 and tf32). The compiler writes its own, which older
+    // drivers refuse.
     let (arch, version) = if stem(source).ends_with("_sm80") { ("compute_80", (7, 0)) } else { ("compute_75", (6, 5)) };
     let output = Command::new(nvcc)
         .args(["-ptx", "-O3", "-std=c++17", &format!("-arch={arch}"), "-o"])

@@ -2,20 +2,21 @@
 //
 //   w [a][b][c], q [n][b][c], p [n][b], bias [n][a], out [n][a]: any strides; what they are to z, x, W: problem.cuh
 //
-// A block makes a tile of BM rows n by BN lanes a. For a slice b, a GEMM of depth c adds to the accumulators t; they are then
-// scaled by the rows' p and added to the sums: sums += p·t. That costs TM·TN FMAs for each TM·TN·depth of the GEMM, so 1/depth
-// of the arithmetic; scaling the operand instead would cost TM (or BM·BK/threads) a step and round z·x. Without p, t runs on
-// over all slices.
+// A block makes a tile of BM rows n by BN lanes a. For a slice b, a GEMM of depth c adds to the accumulators t; they
+// are then scaled by the rows' p and added to the sums: sums += p·t. That costs TM·TN FMAs for each TM·TN·depth of the
+// GEMM, so 1/depth of the arithmetic; scaling the operand instead would cost TM (or BM·BK/threads) a step and round
+// z·x. Without p, t runs on over all slices.
 //
-// Steps of depth, (b, c / BK) in this order, run over all slices of a segment without a break: while one is multiplied, the next
-// is on its way from global memory to registers, and is then stored to the other half of shared memory.
+// Steps of depth, (b, c / BK) in this order, run over all slices of a segment without a break: while one is
+// multiplied, the next is on its way from global memory to registers, and is then stored to the other half of shared
+// memory.
 //
 //   shared:   w     2 × [BK][BN]                     swizzled as in stage.cuh
-//             p     2 × [SCALES][BM + V]             p of SCALES slices; the pitch spreads SCALES × 4 rows over all banks
+//             p     2 × [SCALES][BM + V]             p of SCALES slices, see place.cuh
 //             q     max(2, resident / BK) × [BK][BM] swizzled
 //
-// q of q.b = 0 (x, for all i) is the same in each slice: where `resident` has room for all its depth it is staged by the first
-// slice and stays, so that the tile of x is read once. BYTES(resident) is what the launch must give.
+// q of q.b = 0 (x, for all i) is the same in each slice: where `resident` has room for all its depth it is staged by
+// the first slice and stays, so that the tile of x is read once. BYTES(resident) is what the launch must give.
 //
 //   tile f32          threads  t    sums  staged  shared bytes (resident = 0)
 //   128x128x16        256      64   64    16      16,384 + 8,448 + 16,384
@@ -34,7 +35,8 @@ struct ContractTile {
     using Scale = Scales<T, BM, COUNT>;
     using StageQ = Stage<T, BM, BK, COUNT, true>;
     using StageW = Stage<T, BN, BK, COUNT, false>;
-    static constexpr int AT_P = 2 * BN * BK, AT_Q = AT_P + Scale::SIZE;  // where p and q begin in shared memory, after w
+    static constexpr int AT_P = 2 * BN * BK,
+                         AT_Q = AT_P + Scale::SIZE;  // where p and q begin in shared memory, after w
     static constexpr int BYTES(int resident) {
         int slots = resident / BK > 2 ? resident / BK : 2;
         return (AT_Q + slots * BM * BK) * int(sizeof(T));
@@ -44,16 +46,18 @@ struct ContractTile {
     Grid grid;
     T* shared;
 
-    // Adds steps lo..hi of a segment to the sums; `steps` a slice. A slice has fewer than 2³² steps, a segment 2³² slices.
-    __device__ __forceinline__ void segment(const Contract& c, const Segment& s, const Place& place, int64_t lo, int64_t hi,
-                                            uint32_t steps) {
+    // Adds steps lo..hi of a segment to the sums; `steps` a slice. A slice has fewer than 2³² steps, a segment 2³²
+    // slices.
+    __device__ __forceinline__ void segment(const Contract& c, const Segment& s, const Place& place, int64_t lo,
+                                            int64_t hi, uint32_t steps) {
         __shared__ typename StageQ::Plan plan_q;
         __shared__ typename StageW::Plan plan_w;
         const void* q = shifted(s.q, place.batch * s.q_batch, s.q_type);
         const void* w = shifted(s.w, place.batch * s.w_batch, s.w_type);
         if (threadIdx.x == 0) {
             plan_q.make(q, s.q_type, place.first_n, c.per, c.n, s.q_n, s.q_c, s.slices == 1 ? 0 : s.q_b, steps);
-            plan_w.make(w, s.w_type, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, s.slices == 1 ? 0 : s.w_b, steps);
+            plan_w.make(w, s.w_type, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, s.slices == 1 ? 0 : s.w_b,
+                        steps);
         }
         __syncthreads();
         uint32_t slice = lo / steps, chunk = lo - int64_t(slice) * steps;  // of the step loaded last
@@ -90,7 +94,10 @@ struct ContractTile {
             int q = AT_Q + (keep ? chunk : half) * (BM * BK), w = half * (BN * BK);
             bool more = todo > 1, ends = chunk + 1 == steps;
             half ^= 1;
-            if (ends) chunk = 0, slice++; else chunk++;
+            if (ends)
+                chunk = 0, slice++;
+            else
+                chunk++;
             new_scales = scaled && ends && slice % SCALES == 0;
             if (more) load();
             grid.template multiply<Swizzled>(t, shared, q, w);
@@ -111,7 +118,8 @@ struct ContractTile {
 #pragma unroll
             for (int v = 0; v < V; v++)
 #pragma unroll
-                for (int a = 0; a < TN; a++) sums[m + v][a] = fma(scale[v], t[m + v][a], sums[m + v][a]), t[m + v][a] = 0;
+                for (int a = 0; a < TN; a++)
+                    sums[m + v][a] = fma(scale[v], t[m + v][a], sums[m + v][a]), t[m + v][a] = 0;
         }
     }
     __device__ __forceinline__ void flush() {
@@ -149,7 +157,8 @@ struct ContractTile {
         run_segments(*this, c, place);
         if (c.splits > 1) {
             T(&flat)[TM * TN] = reinterpret_cast<T(&)[TM * TN]>(sums);
-            if (!sum_splits<T, COUNT>(flat, c.partial, c.arrived, place.tile, place.tiles, place.split, c.splits)) return;
+            if (!sum_splits<T, COUNT>(flat, c.partial, c.arrived, place.tile, place.tiles, place.split, c.splits))
+                return;
         }
         write(c, place);
     }

@@ -1,19 +1,21 @@
 // out[n][a] (+)= Σ_segments Σ_b p[n][b] Σ_c w[a][b][c] q[n][b][c] + bias[n][a]   on tensor cores.
 //
-//   w and q of KIND: f16, bf16, or f32 rounded to tf32; p, bias, out: f32, f16, bf16; any strides. Fast where q is contiguous along c
-//   and w along c or a (problem.cuh says what these are).
+//   w and q of KIND: f16, bf16, or f32 rounded to tf32; p, bias, out: f32, f16, bf16; any strides.
+//   Fast where q is contiguous along c and w along c or a (problem.cuh says what these are).
 //
-// A block makes 128 rows n by 128 lanes a with 8 warps of 64 by 32: 4×4 tiles of 16×8. Accumulators t of a slice b are scaled by
-// the rows' p in f32 and added to the sums: products of f16, bf16 and tf32 are exact in f32, and z·x is never rounded to 16 bits.
-// It costs 64 FMAs a thread for each slice, beside 16 mma for every 16 (tf32: 8) of depth: at a depth of 64 that is 1 FMA instruction
-// for each mma, at 256 1 for 4; they issue beside the tensor cores, which an mma occupies for 8 cycles or more (A100).
+// A block makes 128 rows n by 128 lanes a with 8 warps of 64 by 32: 4×4 tiles of 16×8. Accumulators t of a slice b are
+// scaled by the rows' p in f32 and added to the sums: products of f16, bf16 and tf32 are exact in f32, and z·x is
+// never rounded to 16 bits. It costs 64 FMAs a thread for each slice, beside 16 mma for every 16 (tf32: 8) of depth:
+// at a depth of 64 that is 1 FMA instruction for each mma, at 256 1 for 4; they issue beside the tensor cores, which
+// an mma occupies for 8 cycles or more (A100).
 //
 //   warps (n by a):   0 1 2 3      a row of tiles: 64 × 32 each
 //                     4 5 6 7
 //
-// Steps of 64 bytes of depth (32 elements; tf32: 16) run over all slices of a segment without a break; STAGES-1 are on their way by
-// cp.async while one is multiplied (compute capability 7.5: one, by registers). q of q.b = 0 stays in shared memory over the slices
-// where `resident` has room for its depth.
+// Steps of 64 bytes of depth (32 elements; tf32: 16) run over all slices of a segment without a break; STAGES-1 are on
+// their way by cp.async while one is multiplied (compute capability 7.5: one, by registers). q of q.b = 0 stays in
+// shared memory over the slices where `resident` has room for its depth. f32 is rounded to tf32 in shared memory, by
+// the thread that brought it.
 //
 //   shared:   w     STAGES × 8 KB                           layouts: mma_stage.cuh
 //             p     2 × [SCALES][128 + 4] f32
@@ -43,9 +45,11 @@ struct ContractMmaTile {
     __device__ __forceinline__ void multiply(const unsigned char* q, const unsigned char* w) {
         const int lane = threadIdx.x % 32;
         const int a_at = Stage::at(warp_row() + lane % 16, lane / 16);
-        const int b_at = Stage::at(warp_lane() + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+        const int b_at =
+            ALONG_ROWS ? Stage::lane_b(warp_lane()) : Stage::at(warp_lane() + lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
-        for (int s = 0; s < 2; s++) {  // the 32-byte halves of a step; their chunks are 2·s further, before the exchange
+        for (int s = 0; s < 2;
+             s++) {  // the 32-byte halves of a step; their chunks are 2·s further, before the exchange
             uint32_t a[MT][4], b[NT / 2][4];
 #pragma unroll
             for (int m = 0; m < MT; m++) ldmatrix(a[m], shared_address(q) + (a_at ^ s * 32) + m * 16 * 64);
@@ -54,20 +58,15 @@ struct ContractMmaTile {
                 if (!ALONG_ROWS) {
                     ldmatrix(b[n], shared_address(w) + (b_at ^ s * 32) + n * 16 * 64);
                 } else {
-                    Stage::fragment_b_rows(b[n], w, s, warp_lane() + n * 16, lane);
+                    Stage::fragment_b(b[n], w, b_at, s, n * 16);
                 }
-            }
-            if (KIND == Kind::TF32) {
-#pragma unroll
-                for (int i = 0; i < MT * 4; i++) a[i / 4][i % 4] = tf32(a[i / 4][i % 4]);
-#pragma unroll
-                for (int i = 0; i < NT * 2; i++) b[i / 4][i % 4] = tf32(b[i / 4][i % 4]);
             }
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
                 for (int n = 0; n < NT; n++)
-                    mma<KIND>(reinterpret_cast<float(&)[4]>(t[m][n * 4]), a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+                    mma<KIND>(reinterpret_cast<float (&)[4]>(t[m][n * 4]), a[m], b[n / 2][n % 2 * 2],
+                              b[n / 2][n % 2 * 2 + 1]);
         }
     }
 
@@ -92,28 +91,36 @@ struct ContractMmaTile {
             for (int e = 0; e < NT * 4; e++) sums[m][e] += t[m][e], t[m][e] = 0;
     }
 
-    __device__ __forceinline__ void segment(const Contract& c, const Segment& s, const Place& place, int64_t lo, int64_t hi,
-                                            uint32_t steps) {
-        Stage stage_q, stage_w;
-        stage_q.template begin<false>(shifted(s.q, place.batch * s.q_batch, s.q_type), place.first_n, c.per, c.n, s.q_n, s.q_c,
-                                      s.slices == 1 ? 0 : s.q_b);
-        stage_w.template begin<true>(shifted(s.w, place.batch * s.w_batch, s.w_type), place.first_a, c.lanes, c.lanes,
-                                     Rows{0, s.w_a}, s.w_c, s.slices == 1 ? 0 : s.w_b);
+    __device__ __forceinline__ void segment(const Contract& c, const Segment& s, const Place& place, int64_t lo,
+                                            int64_t hi, uint32_t steps) {
+        __shared__ typename Stage::Plan plan_q, plan_w;
+        const void* q = shifted(s.q, place.batch * s.q_batch, s.q_type);
+        const void* w = shifted(s.w, place.batch * s.w_batch, s.w_type);
+        if (threadIdx.x == 0) {
+            plan_q.template make<false>(q, place.first_n, c.per, c.n, s.q_n, s.q_c, s.slices == 1 ? 0 : s.q_b, steps);
+            plan_w.template make<true>(w, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c,
+                                       s.slices == 1 ? 0 : s.w_b, steps);
+        }
+        __syncthreads();
+        // `next` is the step that is brought next; slice and chunk are those of the one that is multiplied.
+        uint32_t slice = lo / steps, chunk = lo - int64_t(slice) * steps, next_chunk = chunk;
+        Stage stage_q(plan_q, q, place.first_n, c.per, c.n, s.q_n, s.q_c, slice, chunk);
+        Stage stage_w(plan_w, w, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, slice, chunk);
         const bool scaled = s.p != nullptr;
         const bool keep = s.q_b == 0 && s.depth <= c.resident;
 
-        // Of the step that is brought next, and of the one that is multiplied next.
-        uint32_t next_slice = lo / steps, next_chunk = lo - int64_t(next_slice) * steps;
-        uint32_t slice = next_slice, chunk = next_chunk;
+        const int last = int(s.depth - int64_t(steps - 1) * BK);    // c of a slice's last step
         int64_t fresh = keep && hi - lo > steps ? steps : hi - lo;  // steps that find no q in shared memory
-        int64_t to_bring = hi - lo;
+        int64_t to_bring = hi - lo, unrounded = fresh;
         int next_slot = 0, slot = 0;  // of the ring
         Scale scale;
 
         auto place_q = [&](uint32_t of, int ring) { return shared_q + (keep ? of : ring) * Stage::BYTES; };
         auto advance = [&] {
-            if (++next_chunk == steps) next_chunk = 0, next_slice++;
-            if (++next_slot == STAGES) next_slot = 0;
+            bool ends = next_chunk + 1 == steps;
+            stage_q.next(ends), stage_w.next(ends);
+            next_chunk = ends ? 0 : next_chunk + 1;
+            next_slot = next_slot + 1 == STAGES ? 0 : next_slot + 1;
             to_bring--, fresh--;
         };
         if (scaled) {
@@ -123,10 +130,9 @@ struct ContractMmaTile {
 #if __CUDA_ARCH__ >= 800
         auto bring = [&] {
             if (to_bring > 0) {
-                int64_t c0 = int64_t(next_chunk) * BK;
-                int left = s.depth - c0 < BK ? int(s.depth - c0) : BK;
-                if (fresh > 0) stage_q.copy(place_q(next_chunk, next_slot), next_slice * s.q_b, c0, left);
-                stage_w.copy(shared_w + next_slot * Stage::BYTES, next_slice * s.w_b, c0, left);
+                int left = next_chunk + 1 == steps ? last : BK;
+                if (fresh > 0) stage_q.copy(place_q(next_chunk, next_slot), left);
+                stage_w.copy(shared_w + next_slot * Stage::BYTES, left);
                 advance();
             }
             commit_copies();
@@ -135,14 +141,17 @@ struct ContractMmaTile {
         for (int i = 0; i < STAGES - 1; i++) bring();
         for (int64_t todo = hi - lo; todo > 0; todo--) {
             wait_copies<STAGES - 2>();
+            if constexpr (KIND == Kind::TF32) {
+                if (unrounded-- > 0) stage_q.round(place_q(chunk, slot));
+                stage_w.round(shared_w + slot * Stage::BYTES);
+            }
             __syncthreads();
             bring();
 #else
         auto load = [&] {
-            int64_t c0 = int64_t(next_chunk) * BK;
-            int left = s.depth - c0 < BK ? int(s.depth - c0) : BK;
-            if (fresh > 0) stage_q.load(next_slice * s.q_b, c0, left);
-            stage_w.load(next_slice * s.w_b, c0, left);
+            int left = next_chunk + 1 == steps ? last : BK;
+            if (fresh > 0) stage_q.load(left);
+            stage_w.load(left);
         };
         auto store = [&] {
             if (fresh > 0) stage_q.store(place_q(next_chunk, next_slot));
@@ -160,14 +169,17 @@ struct ContractMmaTile {
             bool ends = chunk + 1 == steps;
             bool new_scales = scaled && ends && (slice + 1) % SCALES == 0 && todo > 1;
             if (new_scales) scale.load(c, s, place, slice + 1);
-            if (stage_w.along_rows)
+            if (plan_w.along_rows)
                 multiply<true>(q, w);
             else
                 multiply<false>(q, w);
             if (scaled && (ends || todo == 1)) flush(Scale::at(shared_p, slice));
             if (new_scales) scale.store(shared_p, slice + 1);
-            if (ends) chunk = 0, slice++; else chunk++;
-            if (++slot == STAGES) slot = 0;
+            if (ends)
+                chunk = 0, slice++;
+            else
+                chunk++;
+            slot = slot + 1 == STAGES ? 0 : slot + 1;
 #if __CUDA_ARCH__ < 800
             if (to_bring > 0) store();
             __syncthreads();
@@ -190,12 +202,14 @@ struct ContractMmaTile {
         zero(sums);
         run_segments(*this, c, place);
         if (c.splits > 1) {
-            float(&flat)[MT * NT * 4] = reinterpret_cast<float(&)[MT * NT * 4]>(sums);
-            if (!sum_splits<float, COUNT>(flat, c.partial, c.arrived, place.tile, place.tiles, place.split, c.splits)) return;
+            float (&flat)[MT * NT * 4] = reinterpret_cast<float (&)[MT * NT * 4]>(sums);
+            if (!sum_splits<float, COUNT>(flat, c.partial, c.arrived, place.tile, place.tiles, place.split, c.splits))
+                return;
         }
         bool vectors = output_vectors<2>(c);
-        for_each_pair(sums, [&](int row, int lane, float(&v)[2]) {
-            if (place.first_n + row < c.n) write_lanes<float, 2>(c, place, place.first_n + row, place.first_a + lane, vectors, v);
+        for_each_pair(sums, [&](int row, int lane, float (&v)[2]) {
+            if (place.first_n + row < c.n)
+                write_lanes<float, 2>(c, place, place.first_n + row, place.first_a + lane, vectors, v);
         });
     }
 };

@@ -1,5 +1,6 @@
-// Loads, conversions and stores of single elements and of 16-byte groups. The accumulator's type T is float, which reads
-// f32, f16 and bf16, or double, which reads f64. The element type is known at run time, and the same for all threads.
+// Loads, conversions and stores of single elements and of 16-byte groups. The accumulator's type T is float, which
+// reads f32, f16 and bf16, or double, which reads f64. The element type is known at run time, and the same for all
+// threads.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -42,7 +43,10 @@ struct Raw<float> {
         for (int e = 0; e < 4; e++)
             if (e < count) load_into(e, from + e * step, type);
     }
-    // One, as element e; the others stay.
+    __device__ __forceinline__ void one(Type type) {
+        for (int e = 0; e < 4; e++) word[e] = type == F32 ? 0x3f800000 : type == F16 ? 0x3c003c00 : 0x3f803f80;
+    }
+    // A single one, as element e; the others stay.
     __device__ __forceinline__ void load_into(int e, const char* from, Type type) {
         if (type == F32) {
             word[e] = __ldg(reinterpret_cast<const uint32_t*>(from));
@@ -76,6 +80,7 @@ struct Raw<double> {
     double value[2];
 
     __device__ __forceinline__ void zero() { value[0] = value[1] = 0; }
+    __device__ __forceinline__ void one(Type) { value[0] = value[1] = 1; }
     __device__ __forceinline__ void load_vector(const char* from, Type) {
         double2 both = __ldg(reinterpret_cast<const double2*>(from));
         value[0] = both.x, value[1] = both.y;
@@ -127,19 +132,20 @@ __device__ __forceinline__ void store_vector(double* to, const double (&v)[2]) {
 // To shared memory, as one access: the compiler would at times make four of it, whose banks collide.
 __device__ __forceinline__ void store_shared(float* to, const float (&v)[4]) {
     uint32_t at = uint32_t(__cvta_generic_to_shared(to));
-    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]) : "memory");
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3])
+                 : "memory");
 }
 __device__ __forceinline__ void store_shared(double* to, const double (&v)[2]) {
     uint32_t at = uint32_t(__cvta_generic_to_shared(to));
     asm volatile("st.shared.v2.f64 [%0], {%1, %2};" ::"r"(at), "d"(v[0]), "d"(v[1]) : "memory");
 }
 
-// Writes the first `count` of the W elements v, `stride` elements apart, rounded once to the output's type (to nearest even).
-// `add` adds what is there, in T, before rounding; without it the output is not read. `vectors`: stride 1, and aligned to W
-// elements of the output's type.
+// Writes the first `count` of the W elements v, `stride` elements apart, rounded once to the output's type (to nearest
+// even). `add` adds what is there, in T, before rounding; without it the output is not read. `vectors`: stride 1, and
+// aligned to W elements of the output's type.
 template <class T, int W>
-__device__ __forceinline__ void store_elements(void* base, int64_t index, int64_t stride, int count, Type type, bool add,
-                                               bool vectors, T (&v)[W]) {
+__device__ __forceinline__ void store_elements(void* base, int64_t index, int64_t stride, int count, Type type,
+                                               bool add, bool vectors, T (&v)[W]) {
     bool whole = vectors && count >= W;
     if (sizeof(T) == 8 || type == F32) {
         T* to = static_cast<T*>(base) + index;
@@ -149,7 +155,9 @@ __device__ __forceinline__ void store_elements(void* base, int64_t index, int64_
                 if (e < count) v[e] += to[e * stride];
         }
         if (whole) {
-            struct alignas(W * sizeof(T)) Vector { T e[W]; } all;
+            struct alignas(W * sizeof(T)) Vector {
+                T e[W];
+            } all;
 #pragma unroll
             for (int e = 0; e < W; e++) all.e[e] = v[e];
             *reinterpret_cast<Vector*>(to) = all;
@@ -160,7 +168,9 @@ __device__ __forceinline__ void store_elements(void* base, int64_t index, int64_
         }
     } else {
         uint16_t* to = static_cast<uint16_t*>(base) + index;
-        struct alignas(W * 2) Vector { uint16_t e[W]; } all;
+        struct alignas(W * 2) Vector {
+            uint16_t e[W];
+        } all;
 #pragma unroll
         for (int e = 0; e < W; e++) {
             float value = v[e];

@@ -3,12 +3,12 @@
 //   s [n][k], p [n][i], q [n][j], out [k][i][j]: any strides
 //
 // A block makes a tile of BM rows m = (k, i) by BN lanes j, in steps of BK rows n of the batch. The Khatri-Rao product
-// a[n][m] = s[n][k] p[n][i] is formed in registers between the loads and the store to shared memory, and is nowhere else: each
-// is one multiplication, made once a tile, BM·BK of them beside the BM·BN·BK FMAs. It is rounded to T (of f32; products of f16
-// and bf16 are exact in f32).
+// a[n][m] = s[n][k] p[n][i] is formed in registers between the loads and the store to shared memory, and is nowhere
+// else: each is one multiplication, made once a tile, BM·BK of them beside the BM·BN·BK FMAs. It is rounded to T (of
+// f32; products of f16 and bf16 are exact in f32).
 //
-// Threads read vectors along m and j, the axes that are contiguous in a batch; operands contiguous along n are read element by
-// element.
+// Threads read vectors along m and j, the axes that are contiguous in a batch; operands contiguous along n are read
+// element by element.
 //
 //   shared:   a  2 × [BK][BM]      q  2 × [BK][BN]       rows of the inner loop contiguous; nothing to swizzle
 //
@@ -24,7 +24,7 @@ struct GramTile {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, TM = TM_, TN = TN_, V = VECTOR<T>;
     using Grid = Threads<T, BM, BN, BK, TM, TN>;
     static constexpr int COUNT = Grid::COUNT, AT_Q = 2 * BM * BK, BYTES = (AT_Q + 2 * BN * BK) * int(sizeof(T));
-    using Load = GramLoad<T, BM, BN, BK, COUNT>;
+    using Load = GramLoad<T, ANY, BM, BN, BK, COUNT>;
 
     T sums[TM][TN];
     Grid grid;
@@ -68,7 +68,8 @@ struct GramTile {
         if (place.lo < place.hi) sum(g, place, reinterpret_cast<T*>(dynamic));
         if (g.splits > 1) {
             T(&flat)[TM * TN] = reinterpret_cast<T(&)[TM * TN]>(sums);
-            if (!sum_splits<T, COUNT>(flat, g.partial, g.arrived, place.tile, place.tiles, place.split, g.splits)) return;
+            if (!sum_splits<T, COUNT>(flat, g.partial, g.arrived, place.tile, place.tiles, place.split, g.splits))
+                return;
         }
         bool vectors = output_vectors<V>(g);
 #pragma unroll 1
@@ -78,7 +79,8 @@ struct GramTile {
                 T v[V];
 #pragma unroll
                 for (int e = 0; e < V; e++) v[e] = sums[0][l * V + e];
-                write_row<T, V>(g, place, place.first_m + grid.row(t / V) + t % V, place.first_j + grid.lane(l), vectors, v);
+                write_row<T, V>(g, place, place.first_m + grid.row(t / V) + t % V, place.first_j + grid.lane(l),
+                                vectors, v);
             }
     }
 };

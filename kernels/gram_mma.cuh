@@ -1,6 +1,6 @@
 // out[k][i][j] (+)= scale[j] Σ_n s[n][k] p[n][i] q[n][j]   on tensor cores: dW and the other sums over the batch.
 //
-//   s [n][k], p [n][i], q [n][j], out [k][i][j]: any strides
+//   s [n][k], p [n][i], q [n][j], all of TYPE, out [k][i][j]: any strides
 //
 // A block makes 128 rows m = (k, i) by 128 lanes j with 8 warps of 64 by 32, in steps of BK rows n. The product
 // a[n][m] = s[n][k] p[n][i] is formed in f32 between loads and shared memory, and kept exactly:
@@ -9,37 +9,45 @@
 //   f16    a has 22 bits and f16's range twice: two parts of tf32 of 11 bits, q is tf32 too   2 mma m16n8k8
 //   tf32   a and q rounded to tf32, as the caller allows                                1 mma m16n8k8
 //
-// Rounding a to 16 bits instead would cost an error of 2⁻⁹ of Σ|s p q| for bf16; the accuracy promised is that of f32. Where s or p
-// is absent a is an operand as it is, and one part suffices. A product that is infinite or no number is in the first part.
+// Rounding a to 16 bits instead would cost an error of 2⁻⁹ of Σ|s p q| for bf16; the accuracy promised is that of f32.
+// Where s or p is absent a is an operand as it is, and one part suffices. A product that is infinite or no number is
+// in the first part.
 //
-//   shared, twice:   a  PARTS × [BK][128]     q  [BK][128]      8 KB each, chunks exchanged as in mma_stage.cuh "along rows"
+//   shared, twice:   a  PARTS × [BK][128]     q  [BK][128]      8 KB each, as in mma_stage.cuh "along rows"
 //
 //   registers: 64 sums, 24 to 40 fragments, 48 staged: one block of 8 warps an SM
 #pragma once
 #include "gram_load.cuh"
 #include "mma_stage.cuh"
 
-template <Kind KIND, int PARTS>
+template <Kind KIND, int PARTS, Type TYPE>
 struct GramMmaTile {
     static constexpr int BM = 128, BN = 128, BK = 64 / ELEMENT<KIND>, COUNT = 256;
     static constexpr int MT = 4, NT = 4, V = VECTOR<float>;
-    using Load = GramLoad<float, BM, BN, BK, COUNT>;
+    using Load = GramLoad<float, TYPE, BM, BN, BK, COUNT>;
     using Stage = MmaStage<KIND, 128, COUNT>;
     static constexpr int HALF = (PARTS + 1) * Stage::BYTES, BYTES = 2 * HALF;
 
     float sums[MT][NT * 4];
 
-    // Four adjacent elements of row n, at most the 16 bytes of a chunk.
-    __device__ static __forceinline__ void put(unsigned char* tile, int n, int at, const uint32_t (&bits)[V]) {
-        unsigned char* to = tile + Stage::at_rows(n, at / Stage::E) + at % Stage::E * Stage::SIZE;
+    // Four adjacent elements of a row n, at most the 16 bytes of a chunk; later rows of the thread are a multiple of
+    // eight further, where chunks are exchanged alike.
+    __device__ static __forceinline__ int thread_at(int n, int at) {
+        return Stage::at_rows(n, at / Stage::E) + at % Stage::E * Stage::SIZE;
+    }
+    static_assert(Load::A_ROWS % 8 == 0 && Load::Q_ROWS % 8 == 0, "rows of a thread are a multiple of eight apart");
+    __device__ static __forceinline__ void put(unsigned char* to, const uint32_t (&bits)[V]) {
         if (KIND == Kind::TF32)
             *reinterpret_cast<uint4*>(to) = make_uint4(bits[0], bits[1], bits[2], bits[3]);
         else  // the upper halves
-            *reinterpret_cast<uint2*>(to) = make_uint2(__byte_perm(bits[0], bits[1], 0x7632), __byte_perm(bits[2], bits[3], 0x7632));
+            *reinterpret_cast<uint2*>(to) =
+                make_uint2(__byte_perm(bits[0], bits[1], 0x7632), __byte_perm(bits[2], bits[3], 0x7632));
     }
 
     __device__ __forceinline__ void store(const Load& operands, unsigned char* tile, int parts) {
-        constexpr uint32_t LEADING = KIND == Kind::TF32 ? 0xffffe000 : 0xffff0000, INFINITE = 0x7f800000;
+        constexpr uint32_t LEADING = KIND == Kind::TF32 ? 0xffffe000 : 0xffff0000;
+        const float infinity = __uint_as_float(0x7f800000);
+        unsigned char* to_a = tile + thread_at(Load::a_row(0), Load::m());
 #pragma unroll
         for (int l = 0; l < Load::A_LOADS; l++) {
             float a[V];
@@ -47,13 +55,20 @@ struct GramMmaTile {
             operands.products(l, a);
 #pragma unroll
             for (int e = 0; e < V; e++) {
-                uint32_t bits = __float_as_uint(a[e]);
-                first[e] = PARTS == 1 ? tf32(bits) : bits & LEADING;
-                second[e] = (bits & INFINITE) == INFINITE ? 0 : __float_as_uint(a[e] - __uint_as_float(first[e]));
+                first[e] = PARTS == 1 ? tf32(__float_as_uint(a[e])) : __float_as_uint(a[e]) & LEADING;
+                second[e] = __float_as_uint(a[e] - __uint_as_float(first[e]));
             }
-            put(tile, Load::a_row(l), Load::m(), first);
-            if (parts == 2) put(tile + Stage::BYTES, Load::a_row(l), Load::m(), second);
+            put(to_a + l * Load::A_ROWS * Stage::PITCH, first);
+            if (parts == 2) {
+                if (fmaxf(fmaxf(fabsf(a[0]), fabsf(a[1])), fmaxf(fabsf(a[2]), fabsf(a[3]))) == infinity) {
+#pragma unroll
+                    for (int e = 0; e < V; e++)
+                        if (fabsf(a[e]) == infinity) second[e] = 0;
+                }
+                put(to_a + Stage::BYTES + l * Load::A_ROWS * Stage::PITCH, second);
+            }
         }
+        unsigned char* to_q = tile + PARTS * Stage::BYTES + thread_at(Load::q_row(0), Load::j());
 #pragma unroll
         for (int l = 0; l < Load::Q_LOADS; l++) {
             float v[V];
@@ -61,27 +76,30 @@ struct GramMmaTile {
             operands.lanes(l, v);
 #pragma unroll
             for (int e = 0; e < V; e++) bits[e] = PARTS == 1 ? tf32(__float_as_uint(v[e])) : __float_as_uint(v[e]);
-            put(tile + PARTS * Stage::BYTES, Load::q_row(l), Load::j(), bits);
+            put(to_q + l * Load::Q_ROWS * Stage::PITCH, bits);
         }
     }
 
     __device__ __forceinline__ void multiply(const unsigned char* tile, int parts) {
-        const int lane = threadIdx.x % 32;
+        const int a_at = Stage::lane_a(warp_row()), b_at = Stage::lane_b(warp_lane());
+        uint32_t b[2][NT / 2][4];
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
-            uint32_t b[NT / 2][4];
+        for (int s = 0; s < 2; s++)
 #pragma unroll
-            for (int n = 0; n < NT / 2; n++) Stage::fragment_b_rows(b[n], tile + PARTS * Stage::BYTES, s, warp_lane() + n * 16, lane);
+            for (int n = 0; n < NT / 2; n++) Stage::fragment_b(b[s][n], tile + PARTS * Stage::BYTES, b_at, s, n * 16);
 #pragma unroll 1
-            for (int part = 0; part < parts; part++) {
+        for (int part = 0; part < parts; part++) {
+#pragma unroll
+            for (int s = 0; s < 2; s++) {
                 uint32_t a[MT][4];
 #pragma unroll
-                for (int m = 0; m < MT; m++) Stage::fragment_a_rows(a[m], tile + part * Stage::BYTES, s, warp_row() + m * 16, lane);
+                for (int m = 0; m < MT; m++) Stage::fragment_a(a[m], tile + part * Stage::BYTES, a_at, s, m * 16);
 #pragma unroll
                 for (int m = 0; m < MT; m++)
 #pragma unroll
                     for (int n = 0; n < NT; n++)
-                        mma<KIND>(reinterpret_cast<float(&)[4]>(sums[m][n * 4]), a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+                        mma<KIND>(reinterpret_cast<float (&)[4]>(sums[m][n * 4]), a[m], b[s][n / 2][n % 2 * 2],
+                                  b[s][n / 2][n % 2 * 2 + 1]);
             }
         }
     }
@@ -109,11 +127,12 @@ struct GramMmaTile {
             }
         }
         if (g.splits > 1) {
-            float(&flat)[MT * NT * 4] = reinterpret_cast<float(&)[MT * NT * 4]>(sums);
-            if (!sum_splits<float, COUNT>(flat, g.partial, g.arrived, place.tile, place.tiles, place.split, g.splits)) return;
+            float (&flat)[MT * NT * 4] = reinterpret_cast<float (&)[MT * NT * 4]>(sums);
+            if (!sum_splits<float, COUNT>(flat, g.partial, g.arrived, place.tile, place.tiles, place.split, g.splits))
+                return;
         }
         bool vectors = output_vectors<2>(g);
-        for_each_pair(sums, [&](int row, int lane, float(&v)[2]) {
+        for_each_pair(sums, [&](int row, int lane, float (&v)[2]) {
             write_row<float, 2>(g, place, place.first_m + row, place.first_j + lane, vectors, v);
         });
     }

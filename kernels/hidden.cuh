@@ -5,8 +5,8 @@
 //
 // Operands have any strides; a projection whose w is null was computed before, and is read. Outputs are [n][r] of T.
 //
-// A block makes a tile of BM rows n by BN components r of all three projections, one after the other, as a GEMM of w with the
-// rows, staged as in contract.cuh; the products are then formed in registers: no P, Q or D need go to memory.
+// A block makes a tile of BM rows n by BN components r of all three projections, one after the other, as a GEMM of w
+// with the rows, staged as in contract.cuh; the products are then formed in registers: no P, Q or D need go to memory.
 //
 //   shared:   w  2 × [BK][BN]      q  2 × [BK][BM]         swizzled as in stage.cuh
 //
@@ -25,8 +25,8 @@ struct HiddenTile {
 
     Grid grid;
 
-    __device__ __forceinline__ void project(T (&t)[TM][TN], const Hidden& h, const Projection& part, const int64_t& first_n, const int64_t& first_r,
-                                            T* shared) {
+    __device__ __forceinline__ void project(T (&t)[TM][TN], const Hidden& h, const Projection& part,
+                                            const int64_t& first_n, const int64_t& first_r, T* shared) {
         zero(t);
         if (!part.q) return;
         if (!part.w) {
@@ -99,7 +99,8 @@ struct HiddenTile {
 
         bool vectors = multiple(h.pitch, V);
         auto write = [&](void* base, int64_t n, int64_t r, int count, T(&v)[V]) {
-            if (base) store_elements<T, V>(base, n * h.pitch + r, 1, count, sizeof(T) == 8 ? F64 : F32, false,
+            if (base)
+                store_elements<T, V>(base, n * h.pitch + r, 1, count, sizeof(T) == 8 ? F64 : F32, false,
                                      vectors && aligned_for_vectors(base, sizeof(T) == 8 ? 3 : 2, V), v);
         };
         T lambda[TN];

@@ -1,8 +1,8 @@
 // Tensor cores: mma.sync on fragments that ldmatrix reads from shared memory, f32 accumulators.
 //
-// A step of depth is 32 bytes of a row: 16 elements of f16 or bf16 (m16n8k16; on compute capability 7.5 two m16n8k8), 8 of tf32
-// (m16n8k8). Whatever the type, the four 8×16-byte matrices of a 16×32-byte tile are the registers of operand A in their order, and
-// the two of an 8×32-byte tile those of B, so one addressing serves all.
+// A step of depth is 32 bytes of a row: 16 elements of f16 or bf16 (m16n8k16; on compute capability 7.5 two m16n8k8),
+// 8 of tf32 (m16n8k8). Whatever the type, the four 8×16-byte matrices of a 16×32-byte tile are the registers of
+// operand A in their order, and the two of an 8×32-byte tile those of B, so one addressing serves all.
 #pragma once
 #include <cstdint>
 
@@ -39,18 +39,17 @@ __device__ __forceinline__ uint32_t tf32(uint32_t bits) {
 template <Kind KIND>
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if __CUDA_ARCH__ >= 800
+#define MMA(SHAPE)                                                                                            \
+    asm volatile("mma.sync.aligned." SHAPE " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                             \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
     if (KIND == Kind::F16)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+        MMA("m16n8k16.row.col.f32.f16.f16.f32");
     else if (KIND == Kind::BF16)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+        MMA("m16n8k16.row.col.f32.bf16.bf16.f32");
     else
-        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+        MMA("m16n8k8.row.col.f32.tf32.tf32.f32");
+#undef MMA
 #else
     static_assert(KIND == Kind::F16, "the only one of compute capability 7.5");
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
@@ -69,7 +68,8 @@ __device__ __forceinline__ void copy_async(uint32_t to, const char* from, int co
     if (BYTES == 16)
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(count) : "memory");
     else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(BYTES), "r"(count) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(BYTES), "r"(count)
+                     : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until all but the LATEST groups have arrived.

@@ -1,7 +1,7 @@
 // What a block works on, and what all contractions do apart from multiplying.
 #pragma once
-#include "sums.cuh"
 #include "stage.cuh"
+#include "sums.cuh"
 
 // It lies in shared memory, so as not to take registers during the inner loop.
 struct Place {
@@ -35,8 +35,8 @@ __device__ __forceinline__ const void* shifted(const void* base, int64_t offset,
     return static_cast<const char*>(base) + offset * (int64_t(1) << element_shift(type));
 }
 
-// The rows' p for SCALES slices at once, in shared memory, twice: [2][SCALES][PITCH]. SCALES elements of f32 are the 32-byte
-// sector that one of them brings along; the pitch spreads SCALES × 4 rows over all banks.
+// The rows' p for SCALES slices at once, in shared memory, twice: [2][SCALES][PITCH]. SCALES elements of f32 are the
+// 32-byte sector that one of them brings along; the pitch spreads SCALES × 4 rows over all banks.
 constexpr int SCALES = 8;
 
 template <class T, int BM, int THREADS>
@@ -53,7 +53,8 @@ struct Scales {
             int64_t row = place.first_n + (threadIdx.x + l * THREADS) / SCALES;
             raw[l] = 0;
             if (row < c.n && b < s.slices)
-                raw[l] = load_element(s.p, row_offset(row, c.per, c.n, s.p_n) + b * s.p_b + place.batch * s.p_batch, s.p_type, T());
+                raw[l] = load_element(s.p, row_offset(row, c.per, c.n, s.p_n) + b * s.p_b + place.batch * s.p_batch,
+                                      s.p_type, T());
         }
     }
     __device__ __forceinline__ void store(T* shared, uint32_t slice) const {
@@ -83,7 +84,8 @@ __device__ __forceinline__ void run_segments(Tile& tile, const Contract& c, cons
 
 // Adds the bias and writes count ≤ W adjacent lanes of a row; `vectors`: W elements of the output are aligned there.
 template <class T, int W>
-__device__ __forceinline__ void write_lanes(const Contract& c, const Place& place, int64_t row, int64_t lane, bool vectors, T (&v)[W]) {
+__device__ __forceinline__ void write_lanes(const Contract& c, const Place& place, int64_t row, int64_t lane,
+                                            bool vectors, T (&v)[W]) {
     int64_t out = row_offset(row, c.per, c.n, c.out_n) + place.batch * c.out_batch + lane * c.out_a;
     int count = c.lanes - lane < W ? int(c.lanes - lane) : W;
     if (c.bias) {

@@ -1,5 +1,5 @@
-// What the host passes to every kernel, by value. src/cuda/problem.rs has the same structs with the same names; a test compares
-// their sizes and offsets with what the kernels report.
+// What the host passes to every kernel, by value. src/cuda/problem.rs has the same structs with the same names; a test
+// compares their sizes and offsets with what the kernels report.
 //
 // All strides and lengths count elements and are 64-bit. A length may be 0; a stride may be 0 or negative.
 //
@@ -21,8 +21,8 @@ struct Rows {
 //   dx of W: a = j, b = k, c = i, p = g, q = z                 V x:      slices = 1, p absent, q = x
 //   zᵀdW′:   a = i, b = k, c = j, p absent, q = dW′ (q.b ≠ 0)
 //
-// The scale p multiplies the accumulators of a slice b, not the operand: products stay exact to the accumulator's type when
-// w and q are f16, bf16 or tf32, and only one rounding is added.
+// The scale p multiplies the accumulators of a slice b, not the operand: products stay exact to the accumulator's type
+// when w and q are f16, bf16 or tf32, and only one rounding is added.
 struct Segment {
     const void* w;  // [a][b][c]
     int64_t w_a, w_b, w_c, w_batch;
@@ -53,12 +53,12 @@ struct Contract {
     int32_t segments;
     Type bias_type, out_type;
     int32_t add;  // 1: out is read and added to; 0: out is never read
-    // Where one tile's depth is cut for more blocks: `splits` parts of the slices and depths of all segments in their order, each
-    // leaves its sums in partial[split][tile], and the last block to arrive, by `arrived[tile]`, adds them in the order of
-    // the splits and sets arrived[tile] back to 0.
+    // Where one tile's depth is cut for more blocks: `splits` parts of the slices and depths of all segments in their
+    // order, each leaves its sums in partial[split][tile], and the last block to arrive, by `arrived[tile]`, adds them
+    // in the order of the splits and sets arrived[tile] back to 0.
     int32_t splits;
-    // A multiple of BK, or 0: the depth of q that has room in shared memory. Segments with q.b = 0 and a depth of at most
-    // this keep their tile of q there over all slices; the launch gives the bytes (see contract.cuh).
+    // A multiple of BK, or 0: the depth of q that has room in shared memory. Segments with q.b = 0 and a depth of at
+    // most this keep their tile of q there over all slices; the launch gives the bytes (see contract.cuh).
     int32_t resident;
     void* partial;
     uint32_t* arrived;
@@ -77,7 +77,7 @@ struct Contracts {
 //   dW: s = g, p = z, q = x       dU: s = g, q = z, i = 1, p absent       db: s = g, i = j = 1, p and q absent
 //   dB of CP: s = z, q = dP       dλ: k = i = 1, s and p absent, q = dH⊙P⊙Q
 struct Gram {
-    int64_t n, per;         // depth; rows of a group
+    int64_t n, per;  // depth; rows of a group
     int64_t k, i, j;
     int64_t batches;
     const void* s;  // [n][k]; null: ones, as are p and q

@@ -1,13 +1,14 @@
 // Staging of a tile of an operand, [rows][c], in shared memory.
 //
-// In shared memory it is [c][rows]: the inner loop reads the rows of one c, as vectors. Threads read it from global memory in
-// vectors along whichever of the two axes is contiguous. Along c, one warp then writes, for each e of a vector,
+// In shared memory it is [c][rows]: the inner loop reads the rows of one c, as vectors. Threads read it from global
+// memory in vectors along whichever of the two axes is contiguous. Along c, one warp then writes, for each e of a
+// vector,
 //
 //        c = e, V+e, 2V+e, …   (GROUPS of them: BK/V lanes with the same row)     ×     P/GROUPS rows
 //
-// which, were rows simply at [c][row], would fall into the same banks, the rows' pitch being a multiple of all 32 banks.
-// So row r of c lies at [c][r ^ swizzle(c)], with swizzle(c) = (P/GROUPS)·((c/V) mod GROUPS): each c/V has its own P/GROUPS
-// banks, and a write takes one pass. Vectors of V rows stay whole, as the swizzle is a multiple of V.
+// which, were rows simply at [c][row], would fall into the same banks, the rows' pitch being a multiple of all 32
+// banks. So row r of c lies at [c][r ^ swizzle(c)], with swizzle(c) = (P/GROUPS)·((c/V) mod GROUPS): each c/V has its
+// own P/GROUPS banks, and a write takes one pass. Vectors of V rows stay whole, as the swizzle is a multiple of V.
 //
 //        f32, BK = 16:   c  0..3   rows 0..31 as they are          P: lanes that make up one pass of 128 bytes
 //                        c  4..7   rows ^ 8
@@ -39,8 +40,8 @@ struct Plain {
     __device__ static __forceinline__ int at(int c, int row) { return c * ROWS + row; }
 };
 
-// How the threads of a block read one operand's tiles, in steps of BK of c through slices; made once for a segment. GROUPED: its
-// rows may be in groups.
+// How the threads of a block read one operand's tiles, in steps of BK of c through slices; made once for a segment.
+// GROUPED: its rows may be in groups.
 template <class T, int ROWS, int BK, int THREADS, bool GROUPED>
 struct Stage {
     using Layout = Swizzled<T, ROWS, BK>;
@@ -60,8 +61,8 @@ struct Stage {
         bool along_rows, vectors, whole;  // whole: all rows exist, in vectors
 
         // Rows first.. of an operand with `total` rows, in groups of `per`; slices of `steps` steps.
-        __device__ __forceinline__ void make(const void* base, Type element, int64_t first, int64_t per, int64_t total, Rows n,
-                                             int64_t c, int64_t between, int64_t steps) {
+        __device__ __forceinline__ void make(const void* base, Type element, int64_t first, int64_t per, int64_t total,
+                                             Rows n, int64_t c, int64_t between, int64_t steps) {
             type = element;
             int shift = element_shift(type);
             int64_t size = int64_t(1) << shift, left = total - first;
@@ -97,14 +98,15 @@ struct Stage {
     }
 
     // With the operands of `make`, before step `chunk` of slice `slice`.
-    __device__ __forceinline__ Stage(const Plan& plan, const void* base, int64_t first, int64_t per, int64_t total, Rows n, int64_t c,
-                                     int64_t slice, int64_t chunk)
+    __device__ __forceinline__ Stage(const Plan& plan, const void* base, int64_t first, int64_t per, int64_t total,
+                                     Rows n, int64_t c, int64_t slice, int64_t chunk)
         : plan(plan), ahead(slice * plan.slice + chunk * plan.advance) {
         int shift = element_shift(plan.type);
 #pragma unroll
         for (int l = 0; l < (GROUPED ? LOADS : 1); l++) {
             int at = row(l);
-            int64_t offset = GROUPED ? (at < plan.rows ? row_offset(first + at, per, total, n) : 0) : (first + at) * n.inner;
+            int64_t offset =
+                GROUPED ? (at < plan.rows ? row_offset(first + at, per, total, n) : 0) : (first + at) * n.inner;
             from[l] = static_cast<const char*>(base) + (offset + column(l) * c) * (int64_t(1) << shift);
         }
     }

@@ -19,14 +19,15 @@ __device__ __forceinline__ void next_row(T (&t)[TM][TN]) {
         for (int n = 0; n < TN; n++) t[m][n] = t[m + 1][n];
 }
 
-// The second stage of a depth that is cut into `splits`: every block leaves its sums in partial[split][tile], and the block
-// that arrives last adds them up, in the order of the splits: the same bits whichever block that is. No float is added to
-// atomically; the one atomic counts arrivals. Each thread reads back what the same thread of other blocks wrote.
+// The second stage of a depth that is cut into `splits`: every block leaves its sums in partial[split][tile], and the
+// block that arrives last adds them up, in the order of the splits: the same bits whichever block that is. No float is
+// added to atomically; the one atomic counts arrivals. Each thread reads back what the same thread of other blocks
+// wrote.
 //
 // False: another block will finish this tile. SIZE: accumulators of a tile.
 template <class T, int THREADS, int COUNT>
-__device__ __forceinline__ bool sum_splits(T (&sums)[COUNT], void* partial, uint32_t* arrived, int64_t tile, int64_t tiles,
-                                           int split, int splits) {
+__device__ __forceinline__ bool sum_splits(T (&sums)[COUNT], void* partial, uint32_t* arrived, int64_t tile,
+                                           int64_t tiles, int split, int splits) {
     constexpr int V = VECTOR<T>;
     static_assert(COUNT % V == 0, "whole vectors");
     constexpr int64_t SIZE = int64_t(THREADS) * COUNT;

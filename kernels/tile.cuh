@@ -1,7 +1,9 @@
-// The inner loop on the general cores: t[TM][TN] += q[rows of the thread][c] · w[lanes of the thread][c] over one tile of depth.
+// The inner loop on the general cores: t[TM][TN] += q[rows of the thread][c] · w[lanes of the thread][c] over one tile
+// of depth.
 //
 // A thread's TM rows are TM/V vectors of V adjacent rows, each BM/(TM/V) apart; its lanes likewise. A warp is 4 by 8
-// threads, so a vector of rows is read by 8 threads (a broadcast) and the lanes' vectors of a warp are 128 adjacent bytes:
+// threads, so a vector of rows is read by 8 threads (a broadcast) and the lanes' vectors of a warp are 128 adjacent
+// bytes:
 //
 //        lanes   tx0 tx1 … tx7 (8·V adjacent)                  BN/2 further: the second vector of the same threads
 //   ty0  rows 0..V-1        t  t  …                             t  t  …
@@ -38,7 +40,8 @@ struct Threads {
         q += row(0), w += lane(0);
 #pragma unroll 1
         for (int part = 0; part < BK; part += UNROLL * V) {
-            // The swizzle of part + c is that of both exchanged: one operation a group, the rest is in the loads' offsets.
+            // The swizzle of part + c is that of both exchanged: one operation a group, the rest is in the loads'
+            // offsets.
             int q_part = (q ^ Q::swizzle(part)) + part * BM, w_part = (w ^ W::swizzle(part)) + part * BN;
 #pragma unroll
             for (int c = 0; c < UNROLL * V; c++) {

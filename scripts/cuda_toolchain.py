@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""NVIDIA's compiler and assemblers from PyPI, in a virtual environment under target/: no CUDA toolkit, GPU or driver is needed.
+"""NVIDIA's compiler and assemblers from PyPI, in virtual environments under target/: no toolkit, GPU or driver needed.
 
     scripts/cuda_toolchain.py        installs what is missing and prints where nvcc, ptxas (both), nvdisasm are
 """
@@ -31,7 +31,8 @@ def install(name, packages):
     if not stamp.exists() or stamp.read_text().split() != packages:
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
-        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", *packages], check=True)
+        pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps"]
+        subprocess.run([*pip, *packages], check=True)
         stamp.write_text("\n".join(packages))
     return next(folder.glob("lib/python3*/site-packages"))
 

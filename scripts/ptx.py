@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes kernels/ptx, the PTX embedded where there is no nvcc, by running build.rs with the compiler of cuda_toolchain.py.
+"""Writes kernels/ptx, the PTX embedded where there is no nvcc: runs build.rs with the compiler of cuda_toolchain.py.
 
     scripts/ptx.py            writes it anew
     scripts/ptx.py --check    fails unless that would change nothing
@@ -27,7 +27,8 @@ def main():
             "OUT_DIR": str(out),
             "TRILINEAR_PTX": "compile",
         }
-        told = subprocess.run([out / "build"], env={**os.environ, **variables}, check=True, capture_output=True, text=True)
+        environment = {**os.environ, **variables}
+        told = subprocess.run([out / "build"], env=environment, check=True, capture_output=True, text=True)
         errors = [line for line in told.stdout.splitlines() if line.startswith("cargo::error")]
         if errors:
             sys.exit("\n".join(errors))

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Assembles every module in kernels/ptx for every architecture, with the newest ptxas and that of CUDA 12.0, fails on errors and on
-spills, and prints a table of what the machine code takes and does.
+"""Assembles every module in kernels/ptx for every architecture, with the newest ptxas and that of CUDA 12.0, fails on
+errors and on spills, and prints a table of what the machine code takes and does.
 
     scripts/sass.py                    all; the table is that of the newest ptxas
     scripts/sass.py contract_f32 ...   these modules only
 
-Occupancy is computed from registers, shared memory (with no operand resident) and threads. The share is that of multiply-add
-instructions among all of the innermost loop that has most of them, and beside it the loads of that loop, by width in bits.
+Occupancy is computed from registers, shared memory (with no operand resident) and threads. The share is that of
+multiply-add instructions (HMMA where there are any, else FFMA and DFMA) among all of the inner loop: of the straight
+piece of code that has most of them. Beside it its loads, by width in bits.
 """
 import collections
 import pathlib
@@ -22,7 +23,6 @@ OLDEST = 90  # the newest that the ptxas of CUDA 12.0 knows
 # Shared bytes an SM has, and threads: CUDA C++ Programming Guide, technical specifications by compute capability.
 SHARED = {75: 64, 80: 164, 86: 100, 89: 100, 90: 228, 100: 228, 120: 100}
 THREADS = {75: 1024, 80: 2048, 86: 1536, 89: 1536, 90: 2048, 100: 2048, 120: 1536}
-MULTIPLY = re.compile(r"^(FFMA2?|DFMA|HMMA)")
 INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*);")
 
 
@@ -59,43 +59,31 @@ def assemble(ptxas, source, arch, cubin):
     return kernels
 
 
-def loops(text):
-    """{kernel: [[(opcode, rest), …] of each loop]}: a loop is what a branch backwards encloses."""
+def densest(text):
+    """{kernel: (share of multiply-adds, of all instructions, loads)} of the straight piece of code with most
+    multiply-adds: what lies between labels and branches. For the general cores it is the body of the innermost loop."""
     found = {}
     for part in re.split(r"^\.text\.", text, flags=re.M)[1:]:
-        name = part[: part.index(":")]
-        code, labels = [], {}
+        blocks = [[]]
         for line in part.splitlines():
-            if label := re.match(r"^(\.L_\w+):", line):
-                labels[label[1]] = len(code)
+            if re.match(r"^\.L_\w+:", line):
+                blocks.append([])
             elif instruction := INSTRUCTION.match(line):
-                code.append((instruction[2], instruction[3]))
-        back = []
-        for at, (opcode, rest) in enumerate(code):
-            target = re.search(r"`\((\.L_\w+)\)", rest)
-            if opcode.startswith("BRA") and target and labels.get(target[1], at + 1) <= at:
-                back.append(code[labels[target[1]] : at + 1])
-        found[name] = back
+                blocks[-1].append(instruction[2])
+                if instruction[2].startswith(("BRA", "EXIT", "CALL", "RET")):
+                    blocks.append([])
+        multiply = "HMMA" if any(o.startswith("HMMA") for block in blocks for o in block) else ("FFMA", "DFMA")
+        count = lambda block: sum(opcode.startswith(multiply) for opcode in block)
+        opcodes = max(blocks, key=count)
+        multiplies = count(opcodes)
+        if multiplies:
+            loads = collections.Counter()
+            for opcode in opcodes:
+                if match := re.match(r"^(LDSM|LDS|LDG|LDGSTS)\b(.*)", opcode):
+                    width = re.search(r"\.(64|128)\b", match[2])
+                    loads["LDSM" if match[1] == "LDSM" else f"{match[1]}.{width[1] if width else 32}"] += 1
+            found[part[: part.index(":")]] = multiplies / len(opcodes), len(opcodes), loads
     return found
-
-
-def innermost(bodies):
-    """(share of multiply-adds, of all instructions, loads) of the smallest loop with the most multiply-adds."""
-    counted = []
-    for body in bodies:
-        opcodes = [opcode for opcode, _ in body]
-        multiplies = sum(bool(MULTIPLY.match(opcode)) for opcode in opcodes)
-        counted.append((multiplies, len(opcodes), opcodes))
-    dense = [c for c in counted if c[0] and c[0] >= max(c[0] for c in counted) // 4]
-    if not dense:
-        return None
-    multiplies, total, opcodes = max(dense, key=lambda c: c[0] / c[1])
-    loads = collections.Counter()
-    for opcode in opcodes:
-        if match := re.match(r"^(LDSM|LDS|LDG|LDGSTS)\b(.*)", opcode):
-            width = re.search(r"\.(64|128)\b", match[2])
-            loads["LDSM" if match[1] == "LDSM" else f"{match[1]}.{width[1] if width else 32}"] += 1
-    return multiplies / total, total, loads
 
 
 def occupancy(arch, registers, shared, threads):
@@ -113,8 +101,8 @@ def main():
     if sys.argv[1:]:
         sources = [source for source in sources if source.stem in sys.argv[1:]]
     spills = []
-    print("| kernel | sm_ | registers | spills | shared bytes | blocks, occupancy | multiply-adds in the inner loop | its loads |")
-    print("|---|---|---|---|---|---|---|---|")
+    columns = "kernel", "sm_", "registers", "spills", "shared bytes", "blocks, occupancy", "multiply-adds", "loads"
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     with tempfile.TemporaryDirectory() as folder:
         cubin = pathlib.Path(folder) / "cubin"
         for source in sources:
@@ -128,17 +116,18 @@ def main():
                 kernels = assemble(found["ptxas"], source, arch, cubin)
                 if not kernels:
                     continue
-                sass = subprocess.run([found["nvdisasm"], "-c", cubin], capture_output=True, text=True, check=True).stdout
-                bodies = loops(sass)
+                told = subprocess.run([found["nvdisasm"], "-c", cubin], capture_output=True, text=True, check=True)
+                inner_of = densest(told.stdout)
                 for name, (registers, spilled, static) in kernels.items():
                     if spilled:
                         spills.append(f"{name} for sm_{arch}: {spilled} bytes")
                     shared = static + dynamic_bytes(name)
                     blocks, share = occupancy(arch, registers, shared, int(threads[name]))
-                    inner = innermost(bodies.get(name, []))
+                    inner = inner_of.get(name)
                     loop = f"{inner[0]:.1%} of {inner[1]}" if inner else ""
                     loads = ", ".join(f"{n} {kind}" for kind, n in sorted(inner[2].items())) if inner else ""
-                    print(f"| {name} | {arch} | {registers} | {spilled} | {shared:,} | {blocks}, {share:.0%} | {loop} | {loads} |", flush=True)
+                    row = name, arch, registers, spilled, f"{shared:,}", f"{blocks}, {share:.0%}", loop, loads
+                    print(f"| {' | '.join(map(str, row))} |", flush=True)
     if spills:
         sys.exit("spills: " + "; ".join(spills))
 

@@ -42,7 +42,8 @@ impl<T: Element, const D: usize> DeviceTensor<T, D> {
         Ok(DeviceTensor { memory: Memory::new(device, bytes)?, device, shape, elements: std::marker::PhantomData })
     }
 
-    /// Zeros. Errors: [`Error::Device`], also for [`Device::Cpu`], whose tensors are [`Tensor`]; [`Error::DeviceMemory`].
+    /// Zeros. Errors: [`Error::Device`], [`Error::DeviceMemory`]; [`Error::Unsupported`] for [`Device::Cpu`], whose tensors are
+    /// [`Tensor`]s.
     pub fn zeros(device: Device, shape: [usize; D]) -> Result<Self> {
         let tensor = Self::new(device, shape)?;
         tensor.memory.clear()?;

@@ -2,10 +2,10 @@
 //! This is the only way to either engine.
 
 use crate::gradients::Gradient;
-use crate::place::{self, Located};
+use crate::place::{self, Located, Place};
 use crate::{Context, Device, Element, Interaction, Plan, Result, Saved, Tangents, View, ViewMut, Wanted, cpu};
 #[cfg(feature = "cuda")]
-use crate::{Error, cuda, place::Place};
+use crate::{Error, cuda};
 
 enum Engine {
     Cpu,
@@ -16,18 +16,18 @@ enum Engine {
 /// The context's engine, for operands that it can read. Errors: [`crate::Error::Place`] and those of the device.
 #[inline]
 fn engine(context: &Context, operands: &[&[Located]]) -> Result<Engine> {
-    let operands = operands.iter().flat_map(|some| some.iter().copied());
     match context.device() {
-        Device::Cpu => place::host(operands).map(|()| Engine::Cpu),
+        Device::Cpu => place::all(Place::HOST, operands).map(|()| Engine::Cpu),
         #[cfg(feature = "cuda")]
         device @ Device::Cuda(ordinal) => {
             let here = Place::of(device)?;
-            let elsewhere = operands.clone().flatten().find(|&(_, place)| place != here && !place.is_host());
+            let present = || operands.iter().flat_map(|some| some.iter().copied()).flatten();
+            let elsewhere = present().find(|&(_, place)| place != here && !place.is_host());
             if let Some((operand, actual)) = elsewhere {
                 return Err(Error::Place { operand, expected: device, actual: actual.device() });
             }
             // Copied there and back if nothing is there yet.
-            let staged = operands.clone().flatten().all(|(_, place)| place.is_host());
+            let staged = present().all(|(_, place)| place.is_host());
             if !staged {
                 place::all(here, operands)?;
             }

@@ -37,6 +37,7 @@
 //! | use the same weights many times | [`Interaction::prepare`] |
 //! | see what a call will do | [`Interaction::plan`] |
 //! | choose device, SIMD level, threads | [`Context`], or the variables `TRILINEAR_DEVICE` and `TRILINEAR_SIMD` |
+//! | compute on a CUDA device, in its memory | [`Device`], [`DeviceTensor`], [`View::from_device`], [`Context::with_stream`] |
 //! | know how exact results are | [`mod@reference`], the definition as plain loops with the error bound |
 //! | know what this machine can do | [`machine`] |
 //!
@@ -49,7 +50,7 @@
 //!
 //! # Features
 //!
-//! `cuda` (default): the search for an NVIDIA driver at run time; its kernels are not written yet, and [`Device::Cuda`] gives
+//! `cuda` (default): NVIDIA devices, whose driver is looked for at run time; without one [`Device::Cuda`] gives
 //! [`Error::Device`]. `ndarray`: views from and to `ndarray` arrays. `cli`: the `trilinear` command.
 
 mod axes;

@@ -88,4 +88,149 @@ fn on_the_device<T: Element>() {
     }
 }
 
-for_each_dtype!(on_the_device);
+/// All layouts of operands on the device, with guard bands around the results.
+fn strided<T: Element>() {
+    let Some(context) = cuda() else { return };
+    let sizes @ [n, i, j, k] = [9, 7, 6, 5];
+    let data = Dense::<T>::integers(sizes, 5);
+    let exact = data.exact(&data.layer());
+    for ((name, flat), (_, cube)) in Layout::all().into_iter().zip(Layout::all()) {
+        let [z, x, u, v] = [(&data.z, [n, i]), (&data.x, [n, j]), (&data.u, [k, i]), (&data.v, [k, j])]
+            .map(|(values, shape)| OnDevice::new(&context, Embedded::input(values, shape, flat)));
+        let w = OnDevice::new(&context, Embedded::input(&data.w, [k, i, j], cube));
+        let mut y = OnDevice::new(&context, Embedded::output([n, k], flat));
+        let layer = Interaction::dense(w.view()).unwrap().with_u(u.view()).unwrap().with_v(v.view()).unwrap();
+        let b = upload(&context, data.b());
+        let layer = layer.with_b(b.view()).unwrap().with_context(context);
+        layer.forward_into(z.view(), x.view(), y.view_mut()).unwrap();
+        assert_exact(&y.finish(name), &exact, name);
+    }
+}
+
+/// A laid-out tensor in a larger buffer, all of it on the device.
+struct OnDevice<T, const D: usize> {
+    host: Embedded<T, D>,
+    buffer: DeviceTensor<T, 1>,
+}
+
+impl<T: Element, const D: usize> OnDevice<T, D> {
+    fn new(context: &Context, host: Embedded<T, D>) -> Self {
+        let buffer = upload(context, View::vector(host.buffer()));
+        OnDevice { host, buffer }
+    }
+
+    fn address(&self) -> u64 {
+        self.buffer.address() + (self.host.offset() * size_of::<T>()) as u64
+    }
+
+    fn view(&self) -> View<'_, T, D> {
+        let like = self.host.view();
+        // SAFETY: the buffer is like the host's, within which the view is.
+        unsafe { View::from_device(self.address(), self.buffer.device(), like.shape(), like.strides()) }.unwrap()
+    }
+
+    fn view_mut(&mut self) -> ViewMut<'_, T, D> {
+        let like = self.host.view();
+        // SAFETY: as in `view`, and the buffer is borrowed mutably.
+        unsafe { ViewMut::from_device(self.address(), self.buffer.device(), like.shape(), like.strides()) }.unwrap()
+    }
+
+    #[track_caller]
+    fn finish(mut self, what: &str) -> Vec<T> {
+        self.host.set_buffer(self.buffer.to_tensor().unwrap().into_vec());
+        self.host.finish(what)
+    }
+}
+
+for_each_dtype!(on_the_device, strided);
+
+/// An operand in the wrong place is named, whatever the call, and nothing is read there.
+#[test]
+fn places() {
+    let Some(context) = cuda() else { return };
+    let device = context.device();
+    let host = Context::new(Device::Cpu).unwrap();
+    let [n, i, j, k] = [3, 4, 5, 2];
+    let data = Dense::<f32>::uniform([n, i, j, k], 1);
+    let (w, z, x) = (upload(&context, data.w()), upload(&context, data.z()), upload(&context, data.x()));
+    let mut y = DeviceTensor::<f32, 2>::zeros(device, [n, k]).unwrap();
+    let mut y_host = Tensor::<f32, 2>::zeros([n, k]).unwrap();
+    let wrong = |operand, expected, actual| Err(Error::Place { operand, expected, actual });
+    let on_host = |operand| wrong(operand, device, Device::Cpu);
+    let on_device = |operand| wrong(operand, Device::Cpu, device);
+
+    // What reads on the host.
+    assert_eq!((w.view().get([0, 0, 0]), w.view().as_slice()), (None, None));
+    assert_eq!(Tensor::from_view(w.view()).map(drop), on_device("view"));
+    let layer = Interaction::dense(w.view()).unwrap();
+    assert_eq!(layer.with_context(host).to_dense().map(drop), on_device("w"));
+    assert_eq!(reference::forward(&layer, data.z(), data.x()).map(drop), on_device("w"));
+    assert_eq!(reference::forward(&data.core(), z.view(), data.x()).map(drop), on_device("z"));
+    assert_eq!(reference::backward(&data.core(), data.z(), data.x(), y.view()).map(drop), on_device("view"));
+    let of_device = DeviceTensor::from_view(device, z.view()).map(drop);
+    assert_eq!(of_device, on_device("view"));
+    // A context of the processor.
+    let layer = layer.with_context(host);
+    assert_eq!(layer.forward(data.z(), data.x()).map(drop), on_device("w"));
+    assert_eq!(layer.plan(3).map(drop), on_device("w"));
+    assert_eq!(layer.prepare().map(drop), on_device("w"));
+    let plain = data.core().with_context(host);
+    assert_eq!(plain.forward(z.view(), data.x()).map(drop), on_device("z"));
+    assert_eq!(plain.forward_into(data.z(), data.x(), y.view_mut()), on_device("y"));
+    assert_eq!(plain.generate(z.view()).map(drop), on_device("z"));
+    assert_eq!(plain.backward(data.z(), data.x(), y.view()).map(drop), on_device("g"));
+    // One of the device: all here, or all there.
+    let layer = layer.with_context(context);
+    assert_eq!(layer.forward_into(data.z(), x.view(), y.view_mut()), on_host("z"));
+    assert_eq!(layer.forward_into(z.view(), x.view(), y_host.view_mut()), on_host("y"));
+    assert_eq!(layer.forward(z.view(), x.view()).map(drop), on_host("y"));
+    assert_eq!(data.core().with_context(context).forward_into(z.view(), x.view(), y.view_mut()), on_host("w"));
+    // SAFETY: nothing reads it, because there is no such device.
+    let elsewhere =
+        unsafe { View::<f32, 2>::from_device(z.address(), Device::Cuda(5), [n, i], [i as isize, 1]) }.unwrap();
+    let error = layer.forward_into(elsewhere, x.view(), y.view_mut());
+    assert_eq!(error, wrong("z", device, Device::Cuda(5)));
+    // What was saved on a device is of use there only.
+    let cp = Cp::<f32>::uniform([n, i, j, k, 3], 1);
+    let mut saved = Saved::default();
+    cp.layer().with_context(context).forward_saving(cp.rest.z(), cp.rest.x(), &mut saved).unwrap();
+    let mut dz = Tensor::<f32, 2>::zeros([n, i]).unwrap();
+    let wanted = Wanted { z: Some(Gradient::write(dz.view_mut())), saved: Some(&saved), ..Wanted::default() };
+    let error = cp.layer().with_context(host).backward_into(cp.rest.z(), cp.rest.x(), y_host.view(), wanted);
+    assert_eq!(error, on_device("saved"));
+}
+
+/// At most two launches forward, three backward; the plan tells them.
+#[test]
+fn plans() {
+    let Some(context) = cuda() else { return };
+    let data = Dense::<f32>::uniform([100, 20, 30, 40], 1);
+    let plan = data.layer().with_context(context).plan(100).unwrap();
+    assert_eq!((plan.device, plan.launches.len()), (context.device(), 1));
+    assert_eq!(plan.flops, 2 * 100 * (20 * 30 * 40 + 20 * 40 + 30 * 40));
+    assert!(plan.kernel.starts_with("contract_f32_") && plan.to_string().contains(plan.kernel), "{plan}");
+    let tf32 = data.layer().with_context(context.allow_tf32(true)).plan(100).unwrap();
+    assert!(tf32.kernel.starts_with("contract_tf32_"), "{tf32}");
+    let cp = Cp::<f32>::uniform([100, 20, 30, 40, 5], 1);
+    let plan = cp.layer().with_context(context).plan(100).unwrap();
+    assert_eq!(plan.launches.len(), 2, "{plan}");
+    assert!(plan.scratch >= 100 * 5 * 4);
+}
+
+/// tf32 only where it is allowed: the result is then that of operands rounded to 10 bits of mantissa.
+#[test]
+fn tf32() {
+    let Some(context) = cuda() else { return };
+    let data = Dense::<f32>::uniform([17, 9, 20, 6], 4);
+    let exact = data.exact(&data.layer());
+    let y = |context: Context| data.layer().with_context(context).forward(data.z(), data.x()).unwrap();
+    let (plain, allowed) = (y(context), y(context.allow_tf32(true)));
+    assert_close(plain.as_slice(), &exact, "f32");
+    let largest = |y: &[f32]| {
+        let values = y.iter().zip(exact.value.as_slice()).zip(exact.magnitude.as_slice());
+        values.map(|((y, exact), size)| (f64::from(*y) - exact).abs() / size).fold(0.0, f64::max)
+    };
+    let (f32_error, tf32_error) = (largest(plain.as_slice()), largest(allowed.as_slice()));
+    // Two operands rounded, each by at most half a unit of 2⁻¹⁰, beside the roundings of f32.
+    assert!(tf32_error > 4.0 * f32_error && tf32_error < 2f64.powi(-10) * 1.1, "{f32_error:e} {tf32_error:e}");
+}

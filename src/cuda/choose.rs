@@ -72,6 +72,12 @@ static CONTRACT_TF32: [Kernel; 1] =
 static CONTRACT_F64: [Kernel; 1] =
     [kernel("contract_f64_64x64x16", "contract_f64", [64, 64, 16], [256, 2], [24_832, 8_192, 2], 8)];
 static GRAM_F32: [Kernel; 1] = [kernel("gram_f32_128x128x16", "gram_f32", [128, 128, 16], [256, 1], [32_768, 0, 0], 4)];
+static GRAM_F16: [Kernel; 1] =
+    [kernel("gram_f16_128x128x16_sm80", "gram_f16_sm80", [128, 128, 16], [256, 1], [49_152, 0, 0], 4)];
+static GRAM_BF16: [Kernel; 1] =
+    [kernel("gram_bf16_128x128x32_sm80", "gram_bf16_sm80", [128, 128, 32], [256, 1], [49_152, 0, 0], 4)];
+static GRAM_TF32: [Kernel; 1] =
+    [kernel("gram_tf32_128x128x16_sm80", "gram_tf32_sm80", [128, 128, 16], [256, 1], [32_768, 0, 0], 4)];
 static GRAM_F64: [Kernel; 1] = [kernel("gram_f64_64x64x16", "gram_f64", [64, 64, 16], [256, 2], [32_768, 0, 0], 8)];
 static HIDDEN_F32: [Kernel; 1] =
     [kernel("hidden_f32_64x64x32", "hidden_f32", [64, 64, 32], [256, 2], [32_768, 0, 0], 4)];
@@ -158,10 +164,29 @@ fn round_up(len: i64, to: u32) -> i64 {
     (len + to - 1) / to * to
 }
 
+/// Those for sums over the batch, by the same rule.
+fn sums(target: &Target, problems: &[Gram]) -> &'static [Kernel] {
+    if problems.iter().any(|p| p.out_type == Type::F64) {
+        return &GRAM_F64;
+    }
+    let operands = problems.iter().flat_map(|p| [(p.s, p.s_type), (p.p, p.p_type), (p.q, p.q_type)]);
+    let all = |kind| operands.clone().all(|(address, of)| address == 0 || of == kind);
+    if target.gpu.capability < (8, 0) {
+        &GRAM_F32
+    } else if all(Type::F16) {
+        &GRAM_F16
+    } else if all(Type::Bf16) {
+        &GRAM_BF16
+    } else if target.tf32 && all(Type::F32) {
+        &GRAM_TF32
+    } else {
+        &GRAM_F32
+    }
+}
+
 /// The kernel for sums over the batch of one launch, whose `splits` are set.
 pub(super) fn gram(target: &Target, problems: &mut [Gram]) -> Result<&'static Kernel> {
-    let double = problems.iter().any(|p| p.out_type == Type::F64);
-    let kernel = if double { &GRAM_F64[0] } else { &GRAM_F32[0] };
+    let kernel = &sums(target, problems)[0];
     let mut all = 0;
     for p in problems.iter() {
         all += tiles([p.batches, p.k.saturating_mul(p.i), p.j], [kernel.tile[0], kernel.tile[1]])?;

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use cudarc::driver::result;
-use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::sys;
 
 use super::choose::Kernel;
 use super::driver::{Gpu, is_sticky, reason};
@@ -40,7 +40,6 @@ pub(super) unsafe fn launch<P: Parameter>(
     unsafe { result::launch_kernel(function, grid, block, shared, stream, &mut parameters) }.map_err(
         |error| match error.0 {
             code if is_sticky(code) => gpu.error("starting a kernel", error),
-            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::DeviceMemory { device: gpu.device(), bytes: 0 },
             _ => Error::Launch { device: gpu.device(), kernel: kernel.name, reason: reason(error) },
         },
     )

@@ -196,3 +196,48 @@ pub(super) struct Hidden {
     pub(super) out_dq: Address,
     pub(super) out_dl: Address,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+    use crate::cuda::kernels::PTX;
+
+    /// Sizes and offsets, in the order of kernels/abi.cu, are those that the compiler has written into the PTX.
+    #[test]
+    fn layouts_are_the_kernels() {
+        macro_rules! at {
+            ($($of:ident: $($field:ident)+;)+) => { [$($(offset_of!($of, $field)),+),+] };
+        }
+        let sizes = [
+            size_of::<Rows>(),
+            size_of::<Segment>(),
+            size_of::<Contract>(),
+            size_of::<Contracts>(),
+            size_of::<Gram>(),
+            size_of::<Grams>(),
+            size_of::<Projection>(),
+            size_of::<Hidden>(),
+        ];
+        let offsets = at! {
+            Segment: w w_a w_batch q q_n q_b q_batch p p_n p_b p_batch slices depth w_type q_type p_type;
+            Contract: n per lanes batches segment bias bias_n bias_a bias_batch out out_n out_a out_batch segments
+                bias_type out_type add splits resident partial arrived;
+            Contracts: blocks count;
+            Gram: n per k i j batches s s_n s_k s_batch p p_n p_i p_batch q q_n q_j q_batch scale scale_j out out_k
+                out_i out_j out_batch s_type p_type q_type scale_type out_type add splits partial arrived;
+            Grams: blocks count;
+            Projection: q q_n q_c w w_c w_r depth q_type w_type;
+            Hidden: n per r p q d lambda lambda_r lambda_type pitch out_p out_q out_h out_dp out_dq out_dl;
+        };
+        let expected: Vec<usize> = sizes.into_iter().chain(offsets).collect();
+        let (.., text) = PTX.iter().find(|(name, ..)| *name == "abi").unwrap();
+        let (len, rest) = text.split_once("abi[").and_then(|(_, rest)| rest.split_once(']')).unwrap();
+        let bytes = rest.split_once('{').and_then(|(_, rest)| rest.split_once('}')).unwrap().0;
+        let mut bytes: Vec<u8> = bytes.split(',').map(|byte| byte.trim().parse().unwrap()).collect();
+        bytes.resize(len.parse().unwrap(), 0); // zeros at the end are left out
+        let words = bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]) as usize);
+        assert_eq!(words.collect::<Vec<_>>(), expected);
+    }
+}

@@ -48,12 +48,15 @@ impl Stagings {
     }
 }
 
+/// Copies a result back.
+type Back<'a> = Box<dyn FnOnce(&Target) -> Result<()> + 'a>;
+
 /// The operands of one call.
 pub(super) struct Stage<'a> {
     target: &'a Target,
     /// Only of operands of the host; held until they are copied back.
     stagings: Option<MutexGuard<'static, Stagings>>,
-    back: Vec<Box<dyn FnOnce(&Target) -> Result<()> + 'a>>,
+    back: Vec<Back<'a>>,
 }
 
 impl<'a> Stage<'a> {

@@ -44,11 +44,20 @@ pub fn cuda() -> Option<Context> {
     })
 }
 
+/// Whether the device is the simulated one.
+pub fn simulated() -> bool {
+    cuda().is_some() && Device::Cuda(0).describe().is_ok_and(|text| text.starts_with("Simulated"))
+}
+
 /// Builds the simulated driver and loads it, so that it is what the name `libcuda.so` means.
 fn simulate() -> Result<(), String> {
-    let library = build()?;
-    load(&library)?;
+    load_simulated()?;
     Device::Cuda(0).check().map_err(|error| error.to_string())
+}
+
+/// Only that.
+pub fn load_simulated() -> Result<(), String> {
+    load(&build()?)
 }
 
 /// The path of the simulated driver, built now unless it has been.

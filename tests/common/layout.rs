@@ -120,6 +120,20 @@ impl<T: Element, const D: usize> Embedded<T, D> {
         })
     }
 
+    /// All of it, and where in it the tensor's first element is.
+    pub fn buffer(&self) -> &[T] {
+        &self.buffer
+    }
+
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    pub fn set_buffer(&mut self, buffer: Vec<T>) {
+        assert_eq!(buffer.len(), self.buffer.len());
+        self.buffer = buffer;
+    }
+
     pub fn view(&self) -> View<'_, T, D> {
         View::strided(&self.buffer, self.offset, self.shape, self.strides).unwrap()
     }

@@ -150,6 +150,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
         false => cases::chosen(&args.preset, &args.shape, args.form)?,
     };
     let context = context(args.device)?;
+    if context.device() != Device::Cpu {
+        // Operands of the host are copied there and back in each call, which is not what there is to be measured.
+        bail!("{} is not measured yet: --device cpu measures the processor", context.device());
+    }
     // Found out now rather than after minutes of measuring.
     let mut save = match &args.save {
         Some(path) => Some(std::fs::File::create(path).with_context(|| format!("--save {}", path.display()))?),

@@ -49,7 +49,8 @@ struct Tally {
 }
 
 struct Line {
-    level: SimdLevel,
+    /// Of the processor; a CUDA device has none.
+    level: Option<SimdLevel>,
     dtype: DType,
     operation: String,
     tally: Tally,
@@ -182,6 +183,14 @@ impl Expected {
 }
 
 /// One computation, into a buffer.
+/// The CUDA device that is checked, if it is there.
+const CUDA: Device = Device::Cuda(0);
+
+/// The SIMD level of a context of the processor.
+fn level(context: &Context) -> Option<SimdLevel> {
+    (context.device() == Device::Cpu).then(|| context.simd())
+}
+
 type Compute<'a, E> = &'a (dyn Fn(Context, &mut [E]) -> trilinear::Result<()> + Sync);
 
 /// A layer, and the parts of it that generate weights (W and V) and biases (U and b).
@@ -207,6 +216,8 @@ impl Checker {
             }
             levels.push(context);
         }
+        // Of a device that is there every kernel is checked too, by the same shapes.
+        levels.extend(Context::new(CUDA));
         let mut seed = 1;
         for sizes in shapes(&tiles) {
             self.dense::<T>(&levels, sizes, &mut seed)?;
@@ -335,7 +346,8 @@ impl Checker {
             self.pool.install(|| compute(parallel, &mut several))?;
             let what = || {
                 let [n, i, j, k, r] = sizes;
-                format!("{operation}, {}, {}, n={n} i={i} j={j} k={k} r={r}", context.simd(), dtype)
+                let place = level(&context).map_or_else(|| CUDA.to_string(), |level| level.to_string());
+                format!("{operation}, {place}, {dtype}, n={n} i={i} j={j} k={k} r={r}")
             };
             let mut worst = 0.0f64;
             let mut failure = None;
@@ -358,7 +370,7 @@ impl Checker {
             if failure.is_none() && !one.iter().map(bits).eq(several.iter().map(bits)) {
                 failure = Some(format!("{}: other bits on {} threads than on one", what(), self.threads));
             }
-            let tally = self.tally(context.simd(), dtype, &operation);
+            let tally = self.tally(level(&context), dtype, &operation);
             tally.cases += 1;
             tally.worst = tally.worst.max(worst);
             if let Some(failure) = failure {
@@ -369,7 +381,7 @@ impl Checker {
         Ok(())
     }
 
-    fn tally(&mut self, level: SimdLevel, dtype: DType, operation: &str) -> &mut Tally {
+    fn tally(&mut self, level: Option<SimdLevel>, dtype: DType, operation: &str) -> &mut Tally {
         let found = |line: &Line| line.level == level && line.dtype == dtype && line.operation == operation;
         let index = self.lines.iter().position(found).unwrap_or_else(|| {
             let operation = operation.to_owned();
@@ -398,7 +410,7 @@ impl Checker {
         }
         printed.sort();
         for (level, operation) in printed {
-            let mut cells = vec![level.to_string(), operation.clone()];
+            let mut cells = vec![level.map_or_else(|| CUDA.to_string(), |level| level.to_string()), operation.clone()];
             for dtype in &dtypes {
                 let found = |line: &&Line| line.level == level && line.operation == *operation && line.dtype == *dtype;
                 cells.push(self.lines.iter().find(found).map_or(String::new(), |line| line.tally.cell()));
@@ -414,7 +426,7 @@ impl Checker {
         for reason in &self.skipped {
             writeln!(out, "not checked: {reason}")?;
         }
-        if let Err(error) = Device::Cuda(0).check() {
+        if let Err(error) = CUDA.check() {
             writeln!(out, "not checked: {error}")?;
         }
         let cases: usize = self.lines.iter().map(|line| line.tally.cases).sum();

@@ -32,10 +32,11 @@ pub(crate) fn run(_: Args) -> Result<()> {
 
     let mut devices = Builder::default();
     devices.push_record(["device", "state"]);
-    for device in [Device::Cpu, Device::Cuda(0)] {
-        let state = match device.check() {
-            Ok(()) if device == context.device() => "available, chosen".into(),
-            Ok(()) => "available".into(),
+    let cuda = Device::cuda_devices().unwrap_or(0).max(1);
+    for device in std::iter::once(Device::Cpu).chain((0..cuda).map(Device::Cuda)) {
+        let state = match device.describe() {
+            Ok(what) if device == context.device() => format!("{what}; chosen"),
+            Ok(what) => what,
             Err(trilinear::Error::Device { reason, .. }) => format!("unavailable: {reason}"),
             Err(error) => format!("unavailable: {error}"),
         };
@@ -47,7 +48,7 @@ pub(crate) fn run(_: Args) -> Result<()> {
     kernels.push_record(["SIMD level", "state", "f32 kernel", "f64 kernel", "f16 kernel", "bf16 kernel"]);
     for level in SimdLevel::ALL {
         let mut cells = vec![level.to_string()];
-        match context.with_simd(level) {
+        match context.with_device(Device::Cpu)?.with_simd(level) {
             Ok(at_level) => {
                 cells.push(if level == context.simd() { "available, chosen" } else { "available" }.into());
                 cells.push(kernel::<f32>(at_level)?);
