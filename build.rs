@@ -117,7 +117,7 @@ fn compile(nvcc: &Path, source: &Path, to: &Path) -> Outcome<()> {
 }
 
 /// FNV-1a of a source and of all that it includes, each once, in the order of first inclusion.
-pub fn source_hash(source: &Path) -> Outcome<u64> {
+pub(crate) fn source_hash(source: &Path) -> Outcome<u64> {
     let mut files = vec![source.to_path_buf()];
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut next = 0;
@@ -145,7 +145,7 @@ fn target(ptx: &str) -> Option<(u32, u32)> {
 }
 
 /// The files of a folder with this extension, by name.
-pub fn with_extension(folder: &Path, extension: &str) -> Outcome<Vec<PathBuf>> {
+pub(crate) fn with_extension(folder: &Path, extension: &str) -> Outcome<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.retain(|path| path.extension().is_some_and(|own| own == extension));
