@@ -80,6 +80,27 @@ fn an_old_driver_alone() {
 }
 
 #[test]
+fn an_older_driver() {
+    passes("an_older_driver_alone", &[("DRIVER_VERSION", "11000")]);
+}
+
+#[test]
+#[ignore = "run by `an_older_driver`"]
+fn an_older_driver_alone() {
+    open();
+    result::init().unwrap();
+    let device = result::device::get(0).unwrap();
+    use cudarc::driver::sys::CUdevice_attribute::*;
+    // SAFETY: a device.
+    let attribute = |number| unsafe { result::device::get_attribute(device, number) };
+    assert_eq!(attribute(CU_DEVICE_ATTRIBUTE_WARP_SIZE).unwrap(), 32);
+    // Which came later; cudarc's safe layer therefore fails on such a driver.
+    let pools = attribute(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED);
+    assert_eq!(code(pools), CUresult::CUDA_ERROR_INVALID_VALUE);
+    assert_eq!(code(CudaContext::new(0)), CUresult::CUDA_ERROR_INVALID_VALUE);
+}
+
+#[test]
 fn another_capability() {
     passes("another_capability_alone", &[("CAPABILITY", "7.5"), ("MULTIPROCESSORS", "3")]);
 }

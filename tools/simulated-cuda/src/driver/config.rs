@@ -36,6 +36,9 @@ pub(crate) enum Leaks {
     Fail,
 }
 
+/// CUDA 11.2 brought memory pools, and the attributes of devices that tell of them.
+pub(crate) const POOLS_SINCE: u32 = 11020;
+
 pub(crate) const LEAK_STATUS: i32 = 86;
 
 /// The `nth` call (from 1) of a kind fails with `code`.
@@ -78,14 +81,16 @@ impl Config {
             parse(&text).ok_or_else(|| format!("{PREFIX}{name}={text}: not understood"))
         }
         let capability = parsed(get, "CAPABILITY", 80, capability)?;
+        let driver_version =
+            parsed(get, "DRIVER_VERSION", 13050, |text| text.parse().ok().filter(|&version| version >= 9000))?;
         Ok(Self {
             devices: parsed(get, "DEVICES", 1, |text| text.parse().ok().filter(|&n| n <= 16))?,
             capability,
             name: get("NAME").unwrap_or_else(|| format!("Simulated CUDA device (sm_{capability})")),
             memory: parsed(get, "MEMORY", 4 << 30, size)?,
-            driver_version: parsed(get, "DRIVER_VERSION", 13050, |text| text.parse().ok().filter(|&v| v >= 9000))?,
+            driver_version,
             multiprocessors: parsed(get, "MULTIPROCESSORS", 8, |text| text.parse().ok().filter(|&n| n > 0))?,
-            pools: parsed(get, "POOLS", true, switch)?,
+            pools: parsed(get, "POOLS", true, switch)? && driver_version >= POOLS_SINCE,
             sanitizer: parsed(get, "SANITIZER", true, switch)?,
             leaks: parsed(get, "LEAKS", None, leaks)?,
             profile: get("PROFILE").map(PathBuf::from),
@@ -96,6 +101,8 @@ impl Config {
     /// The newest PTX ISA that a driver of this version takes, as (major, minor).
     pub(crate) fn newest_ptx(&self) -> (u32, u32) {
         match (self.driver_version / 1000, self.driver_version % 1000 / 10) {
+            (9, minor) => (6, minor.min(2)),
+            (10, minor) => (6, minor.min(2) + 3),
             (11, minor) => (7, minor.min(8)),
             (12, minor @ 0..=5) => (8, minor),
             // 12.6 came with 8.5 too.
@@ -194,6 +201,7 @@ mod tests {
     #[test]
     fn newest_ptx_follows_the_toolkit() {
         for (driver, ptx) in [
+            ("10020", (6, 5)),
             ("11000", (7, 0)),
             ("11080", (7, 8)),
             ("12000", (8, 0)),

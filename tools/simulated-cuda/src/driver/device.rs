@@ -1,6 +1,7 @@
 //! `cuInit`, `cuDriverGetVersion` and `cuDevice*`: what the machine says it holds.
 
 use super::abi::{Handle, Out, guard};
+use super::config::POOLS_SINCE;
 use super::result::{self, CUresult, Result};
 use super::state::{self, State};
 use std::ffi::{c_char, c_int, c_uint};
@@ -52,6 +53,9 @@ impl Limits {
 fn attribute(state: &State, number: c_uint) -> Result<u32> {
     let config = &state.config;
     let limits = Limits::of(config.capability);
+    if number >= 114 && config.driver_version < POOLS_SINCE {
+        return Err(result::ERROR_INVALID_VALUE);
+    }
     Ok(match number {
         1 => MAX_THREADS_PER_BLOCK,
         2..=4 => MAX_BLOCK[number as usize - 2],

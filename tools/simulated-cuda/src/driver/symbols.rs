@@ -2,6 +2,7 @@
 
 use super::abi::{Out, Text, guard};
 use super::result::{self, CUresult, Result};
+use super::state;
 use super::{
     capture, context, copy, device, event, function, graph, host, memory, module, occupancy, pool, result as codes,
     stream,
@@ -197,9 +198,9 @@ enum Found {
     TooNew = 2,
 }
 
-/// The newest form that `version` knows.
-fn find(name: &str, version: c_int) -> (Found, *const ()) {
-    let forms = table().into_iter().filter(|(known, ..)| *known == name);
+/// The newest form that `version` of the client and `driver` know.
+fn find(name: &str, version: c_int, driver: c_int) -> (Found, *const ()) {
+    let forms = table().into_iter().filter(|&(known, since, _)| known == name && since <= driver);
     let mut known = false;
     let newest = forms.inspect(|_| known = true).filter(|(_, since, _)| *since <= version).max_by_key(|form| form.1);
     match newest {
@@ -217,7 +218,7 @@ fn look_up(name: Text, address: Out<*const ()>, version: c_int, flags: u64) -> R
     if flags & !KNOWN_FLAGS != 0 {
         return Err(result::ERROR_INVALID_VALUE);
     }
-    let (found, symbol) = find(name, version);
+    let (found, symbol) = find(name, version, state::driver_version()? as c_int);
     address.set(symbol)?;
     Ok(found)
 }
@@ -264,12 +265,13 @@ mod tests {
 
     #[test]
     fn the_newest_form_that_the_client_knows() {
-        assert!(find("cuCtxCreate", 3010) == (Found::TooNew, NONE));
-        assert!(find("cuCtxCreate", 11030) == (Found::Symbol, context::cuCtxCreate_v2 as *const ()));
-        assert!(find("cuCtxCreate", 12040) == (Found::Symbol, context::cuCtxCreate_v3 as *const ()));
-        assert!(find("cuCtxCreate", 99999) == (Found::Symbol, context::cuCtxCreate_v4 as *const ()));
-        assert!(find("cuCtxSynchronize", 12000) == (Found::Symbol, context::cuCtxSynchronize as *const ()));
-        assert!(find("cuCtxSynchronize", 13000) == (Found::Nothing, NONE));
-        assert!(find("cuNoSuchThing", 13000) == (Found::Nothing, NONE));
+        assert!(find("cuCtxCreate", 3010, 13050) == (Found::TooNew, NONE));
+        assert!(find("cuCtxCreate", 11030, 13050) == (Found::Symbol, context::cuCtxCreate_v2 as *const ()));
+        assert!(find("cuCtxCreate", 12040, 13050) == (Found::Symbol, context::cuCtxCreate_v3 as *const ()));
+        assert!(find("cuCtxCreate", 99999, 13050) == (Found::Symbol, context::cuCtxCreate_v4 as *const ()));
+        assert!(find("cuCtxSynchronize", 12000, 13050) == (Found::Symbol, context::cuCtxSynchronize as *const ()));
+        assert!(find("cuCtxSynchronize", 13000, 13050) == (Found::Nothing, NONE));
+        assert!(find("cuMemAllocAsync", 13000, 11010) == (Found::Nothing, NONE));
+        assert!(find("cuNoSuchThing", 13000, 13050) == (Found::Nothing, NONE));
     }
 }

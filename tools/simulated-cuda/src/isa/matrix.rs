@@ -219,11 +219,7 @@ impl Accumulator for i64 {
 const MOST: usize = 512;
 
 /// D = A B + C, of the fragments in a warp's registers.
-<<<<<<< HEAD
-fn product<T: Accumulator>(s: &mut Registers, shape: Shape, fragments: [&Fragment; 4], finish: impl Fn(T) -> T) {
-=======
 fn product<T: Accumulator>(s: &mut Registers, shape: Shape, fragments: [&Fragment; 4], finish: impl Fn(T) -> T + Copy) {
->>>>>>> sim
     #[inline(always)]
     fn body<T: Accumulator>(
         s: &mut Registers,
