@@ -64,7 +64,7 @@ pub(crate) struct Time {
 
 /// Measured, or why not.
 pub(crate) enum Measured {
-    Row(Outcome),
+    Row(Box<Outcome>),
     Skipped(String),
 }
 
@@ -132,7 +132,7 @@ fn row<T: Baselines>(job: &Job, settings: Settings) -> Result<Measured> {
     // that is harder to reach.
     let peak = peak.max(machine::peak_flops::<T>(&job.plain, job.threads)?);
     let bandwidth = if streams { bandwidth.max(read()?) } else { bandwidth };
-    Ok(Measured::Row(Outcome { plan, cost, peak, bandwidth, ours, prepared, baselines }))
+    Ok(Measured::Row(Box::new(Outcome { plan, cost, peak, bandwidth, ours, prepared, baselines })))
 }
 
 /// Computes the results of a set.
