@@ -106,7 +106,8 @@ fn alone<T: Element>() {
 /// Gradients of more than half of a last cache of 32 MiB are written past the caches, dW of one row while W is read: of rows
 /// that are not whole vectors, from any address on, some of them wanted, and within the bands around it.
 fn past<T: Element>() {
-    for (n, layouts) in [(1, 0..8), (2, 1..2), (4, 0..1)] {
+    let f32 = T::DTYPE == trilinear::DType::F32;
+    for (n, layouts) in if f32 { vec![(1, 0..8), (2, 1..2), (4, 0..1)] } else { vec![(1, 1..2)] } {
         let case = Case::<T>::integers(Form::Dense, [n, 1, 131, 259, 130, 1], 1);
         let exact = Exact::new(&case, Operation::Plain);
         for layout in layouts {
