@@ -100,7 +100,7 @@ struct Gram {
     uint32_t* arrived;
 };
 
-constexpr int GRAMS = 6;
+constexpr int GRAMS = 8;
 struct Grams {
     Gram problem[GRAMS];
     int64_t blocks[GRAMS];

@@ -147,7 +147,7 @@ pub(super) struct Gram {
     pub(super) arrived: Address,
 }
 
-pub(super) const GRAMS: usize = 6;
+pub(super) const GRAMS: usize = 8;
 
 /// Sums over the batch of one launch.
 #[derive(Clone, Copy, Debug, Default)]
