@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Random, assert_close, ways};
-use trilinear::{Algorithm, Context, Element, Error, Gradient, Interaction, Tensor, View, Wanted, reference};
+use trilinear::{Algorithm, Context, Device, Element, Error, Gradient, Interaction, Tensor, View, Wanted, reference};
 
 const BIG: isize = isize::MAX - 5;
 
@@ -74,7 +74,9 @@ fn single_axes_of_any_stride() {
             assert_close(layer.forward(all, View::new(&x, [9, 70]).unwrap()).unwrap().as_slice(), &exact, "nine rows");
             let z = View::strided(&z, 0, [1, 1], [big, big]).unwrap();
             let x = View::strided(&x, 0, [1, 70], [big, 1]).unwrap();
-            for algorithm in [Algorithm::FusedDot, Algorithm::KhatriRao, Algorithm::Stream] {
+            let algorithms = [Algorithm::FusedDot, Algorithm::KhatriRao, Algorithm::Stream];
+            // The only one of a CUDA device is the first.
+            for algorithm in algorithms.into_iter().take(if context.device() == Device::Cpu { 3 } else { 1 }) {
                 let layer = layer.with_context(context.with_algorithm(algorithm));
                 assert_close(layer.forward(z, x).unwrap().as_slice(), &one, "one row");
             }

@@ -3,8 +3,8 @@
 mod common;
 
 use common::case::{Case, Form, Operation, Options};
-use common::{Cp, Dense, assert_close, assert_same, levels};
-use trilinear::{Algorithm, Context, Device, Element, Error, Interaction, View, reference};
+use common::{Cp, Dense, Random, assert_close, assert_same, levels};
+use trilinear::{Algorithm, Context, Device, Element, Error, Gradient, Interaction, Tensor, View, Wanted, reference};
 
 /// Runs `work` inside pools of 1, 2 and 3 threads.
 fn in_pools(mut work: impl FnMut(usize) + Send) {
@@ -149,6 +149,43 @@ fn gradients_of_every_form() {
 }
 
 /// The bits that all thread counts agree on are right, too.
+/// An input's gradient alone, of W in every order of its axes and deeper than KC, so that sums run over blocks of two axes, of
+/// which the threads cut one.
+#[test]
+fn alone() {
+    let [n, i, j, k] = [9, 30, 40, 300];
+    let data = Dense::<f32>::uniform([n, i, j, k], 1);
+    let g: Vec<f32> = Random(2).uniform(n * k);
+    let g = View::new(&g, [n, k]).unwrap();
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let lengths = order.map(|axis| [k, i, j][axis]);
+        let mut places = [0; 3];
+        (0..3).for_each(|place| places[order[place]] = place);
+        let layer = Interaction::dense(View::new(&data.w, lengths).unwrap().permute(places).unwrap()).unwrap();
+        for &level in levels() {
+            let of = |z: bool, threads| {
+                let context = parallel().with_simd(level).unwrap().with_threads(threads).unwrap();
+                let mut to = Tensor::zeros([n, if z { i } else { j }]).unwrap();
+                let gradient = Some(Gradient::write(to.view_mut()));
+                let wanted = if z {
+                    Wanted { z: gradient, ..Wanted::default() }
+                } else {
+                    Wanted { x: gradient, ..Wanted::default() }
+                };
+                layer.with_context(context).backward_into(data.z(), data.x(), g, wanted).unwrap();
+                to
+            };
+            for z in [true, false] {
+                let expected = of(z, 1);
+                in_pools(|pool| {
+                    let what = format!("order {order:?}, {level}, dz {z}, {pool} threads");
+                    assert_same(of(z, pool).as_slice(), expected.as_slice(), &what);
+                });
+            }
+        }
+    }
+}
+
 #[test]
 fn right() {
     let data = Dense::<f32>::uniform([120, 40, 45, 33], 1);

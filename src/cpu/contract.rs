@@ -314,11 +314,13 @@ impl<T: Kernels> Task<'_, T> {
             false if in_place && !blocks.axpy => (self.staging.len / ld_of(c.1), w_block(t) / c.1.max(16)),
             false => (self.staging.len / ld_of(c.1), self.staging.len / ld_of(c.1)),
         };
+        // Sums along b take the outputs of a block for each pass of the depth: as many, into however many tasks b is cut.
+        let most_rows = part(t.lengths[roles.b], most_rows, table.nr).max(1);
+        let most_outs = (elements / if rows_contiguous { most_rows + 16 } else { most_rows }).max(1);
         let tiles = self.outputs[0].tiles().count();
         let [a_sums, b_sums] = &self.outputs;
         for (b0, rows) in parts(b.1, most_rows, table.nr) {
-            let padded = if rows_contiguous { rows + 16 } else { rows };
-            for (a0, outs) in parts(a.1, (elements / padded.max(1)).max(1), 1) {
+            for (a0, outs) in parts(a.1, most_outs, 1) {
                 let mut block = [(0, 0); 3];
                 for (place, part) in [(pa, (a.0 + a0, outs)), (pb, (b.0 + b0, rows)), (pc, c)] {
                     block[place] = part;
