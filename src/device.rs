@@ -217,7 +217,9 @@ impl Context {
     ///
     /// # Safety
     ///
-    /// The stream must exist for as long as the context and its copies are used.
+    /// The stream must exist for as long as the context and its copies are used, and be the same for all threads: not
+    /// `CU_STREAM_PER_THREAD`. Calls on a stream share its scratch, and so do the graphs captured from it: no replay of such a
+    /// graph may run at the same time as another one, or as calls on the stream.
     pub unsafe fn with_stream(self, stream: *mut std::ffi::c_void) -> Self {
         Context { stream: stream as usize, ..self }
     }

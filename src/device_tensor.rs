@@ -60,7 +60,7 @@ impl<T: Element, const D: usize> DeviceTensor<T, D> {
     /// Takes over the values of the host's `view`. Errors: [`Error::Shape`], [`Error::Place`], [`Error::Driver`].
     pub fn copy_from(&mut self, view: View<'_, T, D>) -> Result<()> {
         crate::place::host([Some(("view", view.place()))])?;
-        self.check(view.shape())?;
+        self.check("view", view.shape())?;
         match view.as_slice() {
             Some(slice) => self.memory.write(slice),
             None => self.memory.write(Tensor::from_view(view)?.as_slice()),
@@ -77,7 +77,7 @@ impl<T: Element, const D: usize> DeviceTensor<T, D> {
     /// Copies the values into the host's `to`. Errors: [`Error::Shape`], [`Error::Place`], and as [`to_tensor`](Self::to_tensor).
     pub fn copy_to(&self, mut to: ViewMut<'_, T, D>) -> Result<()> {
         crate::place::host([Some(("to", to.place()))])?;
-        self.check(to.shape())?;
+        self.check("to", to.shape())?;
         let values = self.to_tensor()?;
         let (strides, first) = (to.strides(), to.host_mut_ptr());
         let mut index = [0; D];
@@ -91,11 +91,11 @@ impl<T: Element, const D: usize> DeviceTensor<T, D> {
         Ok(())
     }
 
-    fn check(&self, shape: [usize; D]) -> Result<()> {
+    fn check(&self, operand: &'static str, shape: [usize; D]) -> Result<()> {
         let pairs = self.shape.into_iter().zip(shape);
         pairs
             .into_iter()
-            .try_for_each(|(expected, len)| crate::error::check("view", "elements of an axis", expected, len))
+            .try_for_each(|(expected, len)| crate::error::check(operand, "elements of an axis", expected, len))
     }
 
     /// Lengths of the axes.

@@ -242,7 +242,8 @@ impl<T: Element, const D: usize> Wanted<'_, T, D> {
         shape("dc", &self.cp.c, ["features", "rank"], [j, r])?;
         shape("dlambda", &self.cp.lambda, ["rank"], [r])?;
         if let Some(saved) = self.saved {
-            saved.check(layer, x[..D - 1].iter().product())?;
+            let rows = x[..D - 1].iter().try_fold(1usize, |rows, &len| rows.checked_mul(len));
+            saved.check(layer, rows.ok_or(crate::Error::TooLarge { what: "the number of rows" })?)?;
         }
         Ok(())
     }

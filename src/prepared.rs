@@ -76,6 +76,9 @@ impl<T: Element> Prepared<T> {
             view.map(Kept::new).transpose()
         }
         crate::dispatch::check(layer)?;
+        if !layer.located().into_iter().flatten().all(|(_, place)| place.is_host()) {
+            layer.context()?.synchronize()?; // the weights may have been written on its stream
+        }
         let mut widened = None;
         let mut places = [0, 1, 2];
         let core = match layer.core {

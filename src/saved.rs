@@ -73,8 +73,14 @@ impl<T: Element> Saved<T> {
         Ok((pitch, len))
     }
 
+    /// Of nothing from now on, as long as what is to be kept has not been written.
+    fn forget(&mut self) {
+        (self.rows, self.rank) = (0, 0);
+    }
+
     /// Room for so many rows, in the memory that is there if it suffices.
     pub(crate) fn resize(&mut self, rows: usize, rank: usize) -> Result<()> {
+        self.forget();
         let (pitch, len) = Self::layout(rows, rank)?;
         self.memory = None;
         for kept in [&mut self.p, &mut self.q] {
@@ -91,6 +97,7 @@ impl<T: Element> Saved<T> {
     /// go, and their pitch.
     #[cfg(feature = "cuda")]
     pub(crate) fn resize_on(&mut self, device: Device, rows: usize, rank: usize) -> Result<(u64, u64, usize)> {
+        self.forget();
         let (pitch, len) = Self::layout(rows, rank)?;
         let bytes = 2 * len * size_of::<T::Accumulator>();
         (self.p, self.q) = (Vec::new(), Vec::new());
@@ -143,6 +150,6 @@ impl<T: Element> Interaction<'_, T> {
         self.check_inputs(&z, &x)?;
         check("y", "rows", x.shape()[0], y.shape()[0])?;
         check("y", "outputs", self.k, y.shape()[1])?;
-        dispatch::forward_saving(self, z, x, y, saved)
+        dispatch::forward_saving(self, z, x, y, saved).inspect_err(|_| saved.forget())
     }
 }

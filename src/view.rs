@@ -223,7 +223,7 @@ impl<'a, T, const D: usize> View<'a, T, D> {
     /// For all of `'a`, and until the calls that were given the view have run on their stream, every element that shape and
     /// strides reach from `ptr` must be readable memory of `device`, initialised, aligned, in one allocation and not written.
     pub unsafe fn from_device(ptr: u64, device: Device, shape: [usize; D], strides: [isize; D]) -> Result<Self> {
-        let (ptr, place) = (std::ptr::without_provenance(ptr as usize), Place::of(device)?);
+        let (ptr, place) = (std::ptr::with_exposed_provenance(ptr as usize), Place::of(device)?);
         Ok(View { ptr, shape, strides: tame(shape, strides), place, memory: PhantomData })
     }
 
@@ -431,7 +431,7 @@ impl<'a, T, const D: usize> ViewMut<'a, T, D> {
     /// strides reach from `ptr` must be writable memory of `device`, aligned, in one allocation and used by nobody else.
     pub unsafe fn from_device(ptr: u64, device: Device, shape: [usize; D], strides: [isize; D]) -> Result<Self> {
         check_disjoint(shape, strides)?;
-        let (ptr, place) = (std::ptr::without_provenance_mut(ptr as usize), Place::of(device)?);
+        let (ptr, place) = (std::ptr::with_exposed_provenance_mut(ptr as usize), Place::of(device)?);
         Ok(ViewMut { ptr, shape, strides: tame(shape, strides), place, memory: PhantomData })
     }
 

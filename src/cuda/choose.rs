@@ -57,7 +57,7 @@ const fn kernel(
 
 /// Of each family, from few rows to many.
 static CONTRACT_F32: [Kernel; 2] = [
-    kernel("contract_f32_16x128x32", "contract_f32", [16, 128, 32], [128, 4], [34_048, 2_048, 2], 4),
+    kernel("contract_f32_16x128x32", "contract_f32", [16, 128, 32], [128, 3], [34_048, 2_048, 2], 4),
     kernel("contract_f32_128x128x16", "contract_f32", [128, 128, 16], [256, 1], [24_832, 8_192, 2], 4),
 ];
 /// On tensor cores.
@@ -149,6 +149,12 @@ pub(super) fn contract(target: &Target, problems: &mut [Contract]) -> Result<&'s
         let depths = segments.filter(|s| s.q_b == 0 && s.slices > 1).map(|s| round_up(s.depth, kernel.tile[2]));
         depths.filter(|&depth| depth <= keeps).max().unwrap_or(0)
     };
+    // The kernels count the slices and the steps of a segment in 32 bits.
+    for segment in problems.iter().flat_map(|p| &p.segment[..p.segments as usize]) {
+        if segment.slices.max(segment.depth / i64::from(kernel.tile[2])) >= i64::from(i32::MAX) {
+            return Err(Error::TooLarge { what: "the depth of a sum" });
+        }
+    }
     let resident = problems.iter().map(kept).max().unwrap_or(0) as i32;
     for p in problems {
         let segments = p.segment[..p.segments as usize].iter();

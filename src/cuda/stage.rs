@@ -1,6 +1,7 @@
 //! Operands of the host for a call on a device: copied there before, and the results back after. Operands that are on the device
 //! are taken as they are.
 
+use std::any::Any;
 use std::sync::{MutexGuard, PoisonError};
 
 use cudarc::driver::result;
@@ -57,17 +58,19 @@ pub(super) struct Stage<'a> {
     /// Only of operands of the host; held until they are copied back.
     stagings: Option<MutexGuard<'static, Stagings>>,
     back: Vec<Back<'a>>,
+    /// Copies of operands with gaps, which the driver may read until the wait in `drop`.
+    held: Vec<Box<dyn Any>>,
 }
 
 impl<'a> Stage<'a> {
     pub(super) fn new(target: &'a Target) -> Self {
         let lock = || target.gpu.stagings.lock().unwrap_or_else(PoisonError::into_inner);
-        Stage { target, stagings: target.staged.then(lock), back: Vec::new() }
+        Stage { target, stagings: target.staged.then(lock), back: Vec::new(), held: Vec::new() }
     }
 
     pub(super) fn input<T: Element, const D: usize>(&mut self, view: View<'_, T, D>) -> Result<Operand<D>> {
         let Some(stagings) = &mut self.stagings else { return Ok(view.into()) };
-        let compact = Compact::new(view.shape(), view.strides());
+        let compact = Compact::new(view.shape(), view.strides())?;
         let to = stagings.take(self.target, compact.len * size_of::<T>())?;
         let first = view.host_ptr();
         if compact.in_place {
@@ -77,7 +80,9 @@ impl<'a> Stage<'a> {
             let mut values = allocate(compact.len)?;
             // SAFETY: offsets within the view.
             compact.each(|offset| values.push(unsafe { *first.offset(offset) }));
-            copy_to(self.target, &values, to)?;
+            let copied = copy_to(self.target, &values, to);
+            self.held.push(Box::new(values));
+            copied?;
         }
         Ok(Operand { address: to, strides: compact.strides, kind: Type::of::<T>() })
     }
@@ -92,14 +97,16 @@ impl<'a> Stage<'a> {
     pub(super) fn output<A: Element, const D: usize>(&mut self, gradient: Gradient<'a, A, D>) -> Result<Output<D>> {
         let Some(stagings) = &mut self.stagings else { return Ok(gradient.into()) };
         let Gradient { mut to, add } = gradient;
-        let compact = Compact::new(to.shape(), to.strides());
+        let compact = Compact::new(to.shape(), to.strides())?;
         let address = stagings.take(self.target, compact.len * size_of::<A>())?;
         if add {
             let first = to.host_mut_ptr();
             let mut values: Vec<A> = allocate(compact.len)?;
             // SAFETY: offsets within the view, which is added to and so has been written.
             compact.each(|offset| values.push(unsafe { *first.offset(offset) }));
-            copy_to(self.target, &values, address)?;
+            let copied = copy_to(self.target, &values, address);
+            self.held.push(Box::new(values));
+            copied?;
         }
         let strides = compact.strides;
         self.back.push(Box::new(move |target| fetch(target, address, &compact, to)));
@@ -160,7 +167,9 @@ struct Compact<const D: usize> {
 }
 
 impl<const D: usize> Compact<D> {
-    fn new(shape: [usize; D], strides: [isize; D]) -> Self {
+    /// Errors: [`Error::TooLarge`] of windows that overlap more often than there is room.
+    fn new(shape: [usize; D], strides: [isize; D]) -> Result<Self> {
+        let too_large = Error::TooLarge { what: "a copy of an operand whose elements overlap" };
         let mut axes: [usize; D] = std::array::from_fn(|axis| axis);
         axes.sort_by_key(|&axis| std::cmp::Reverse((strides[axis].unsigned_abs(), D - axis)));
         let empty = shape.contains(&0);
@@ -170,16 +179,19 @@ impl<const D: usize> Compact<D> {
             if strides[axis] != 0 && !empty {
                 to[axis] = len as i64;
                 in_place &= shape[axis] == 1 || strides[axis] == len as isize;
-                len *= shape[axis];
+                len = len
+                    .checked_mul(shape[axis])
+                    .filter(|&len| len <= isize::MAX as usize / 16)
+                    .ok_or(too_large.clone())?;
             }
         }
-        Compact {
+        Ok(Compact {
             strides: to,
             len: if empty { 0 } else { len },
             in_place,
             lengths: axes.map(length),
             distances: axes.map(|axis| strides[axis]),
-        }
+        })
     }
 
     /// Offsets in the tensor of all elements, in the order of the copies.
@@ -209,8 +221,8 @@ fn copy_to<T: Element>(target: &Target, from: &[T], to: Address) -> Result<()> {
         return Ok(());
     }
     let _entered = target.gpu.enter()?;
-    // SAFETY: staging memory for as many elements. Pageable memory has been read when this returns; of pinned memory, which only
-    // a caller can have, the call waits in `Stage::drop`.
+    // SAFETY: staging memory for as many elements. The host's memory, which the driver may read later, is borrowed or held by
+    // the stage, which waits before it lets go of it.
     unsafe { result::memcpy_htod_async(to, from, target.stream as CUstream) }
         .map_err(|error| target.gpu.error("copying to the device", error))
 }
@@ -251,7 +263,7 @@ mod tests {
     #[test]
     fn axes_keep_their_order_and_lose_their_gaps() {
         let offsets = |shape, strides| {
-            let compact = Compact::<3>::new(shape, strides);
+            let compact = Compact::<3>::new(shape, strides).unwrap();
             let mut offsets = Vec::new();
             compact.each(|offset| offsets.push(offset));
             assert_eq!(offsets.len(), compact.len);
