@@ -4,7 +4,10 @@
 mod common;
 
 use common::{Random, assert_close, ways};
-use trilinear::{Algorithm, Context, Device, Element, Error, Gradient, Interaction, Tensor, View, Wanted, reference};
+use trilinear::{
+    Algorithm, Context, Device, Element, Error, Gradient, Interaction, Saved, Tensor, View, ViewMut, Wanted,
+    WantedFactors, reference,
+};
 
 const BIG: isize = isize::MAX - 5;
 
@@ -138,4 +141,39 @@ fn few_outputs_of_many_blocks() {
             assert_close(y.as_slice(), &exact, &format!("{groups} {rows} {j} {k} {}", context.simd()));
         }
     }
+}
+
+/// What a call could not keep is not there: not what was kept before either.
+#[test]
+fn saved_of_a_failed_call() {
+    let ones = [1.0f32; 20];
+    let factor = |rows| View::new(&ones[..2 * rows], [rows, 2]).unwrap();
+    let input = |rows| View::strided(&ones, 0, [rows, 3], [0, 1]).unwrap();
+    let layer = Interaction::cp(factor(4), factor(3), factor(3)).unwrap();
+    let wide = |rows| View::strided(&ones, 0, [rows, 1 << 20], [0, 0]).unwrap();
+    let none = Interaction::cp(wide(0), wide(3), wide(3)).unwrap();
+    let mut saved = Saved::default();
+    layer.forward_saving(input(10), input(10), &mut saved).unwrap();
+    let huge = 1 << 40;
+    let nowhere = ViewMut::new(&mut [], [huge, 0]).unwrap();
+    let error = none.forward_saving_into(input(huge), input(huge), nowhere, &mut saved).unwrap_err();
+    assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    let g = View::strided(&ones, 0, [10, 4], [0, 1]).unwrap();
+    let mut dz = Tensor::zeros([10, 3]).unwrap();
+    let to = Some(Gradient::write(dz.view_mut()));
+    let wanted = Wanted { z: to, saved: Some(&saved), ..Wanted::default() };
+    let error = layer.backward_into(input(10), input(10), g, wanted).unwrap_err();
+    assert_eq!(error, Error::Shape { operand: "saved", axis: "rows", expected: 10, actual: 0 });
+
+    // 2⁶⁴ rows are not none.
+    let mut saved = Saved::default();
+    layer.forward_saving(input(0), input(0), &mut saved).unwrap();
+    let each = 1 << 32;
+    let x = View::strided(&ones, 0, [each, each, 3], [0, 0, 1]).unwrap();
+    let g = View::strided(&ones, 0, [each, each, 4], [0, 0, 1]).unwrap();
+    let mut da = Tensor::zeros([4, 2]).unwrap();
+    let cp = WantedFactors { a: Some(Gradient::write(da.view_mut())), ..WantedFactors::default() };
+    let wanted = Wanted { cp, saved: Some(&saved), ..Wanted::default() };
+    let error = layer.backward_shared_into(input(each), x, g, wanted).unwrap_err();
+    assert!(matches!(error, Error::TooLarge { .. }), "{error}");
 }

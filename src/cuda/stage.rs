@@ -174,7 +174,7 @@ impl<const D: usize> Compact<D> {
         axes.sort_by_key(|&axis| std::cmp::Reverse((strides[axis].unsigned_abs(), D - axis)));
         let empty = shape.contains(&0);
         let length = |axis: usize| if strides[axis] == 0 { shape[axis].min(1) } else { shape[axis] };
-        let (mut len, mut to, mut in_place) = (1, [0; D], !empty);
+        let (mut len, mut to, mut in_place) = (1usize, [0; D], !empty);
         for &axis in axes.iter().rev() {
             if strides[axis] != 0 && !empty {
                 to[axis] = len as i64;
