@@ -107,7 +107,7 @@ fn alone<T: Element>() {
 /// that are not whole vectors, from any address on, some of them wanted, and within the bands around it.
 fn past<T: Element>() {
     let f32 = T::DTYPE == trilinear::DType::F32;
-    for (n, layouts) in if f32 { vec![(1, 0..8), (2, 1..2), (4, 0..1)] } else { vec![(1, 1..2)] } {
+    for (n, layouts) in if f32 { vec![(1, 0..4), (2, 1..2), (4, 0..1)] } else { vec![(1, 1..2)] } {
         let case = Case::<T>::integers(Form::Dense, [n, 1, 131, 259, 130, 1], 1);
         let exact = Exact::new(&case, Operation::Plain);
         for layout in layouts {
@@ -134,7 +134,7 @@ fn past_together_or_alone() {
                 let options = Options { wanted: Set::of(parts), layout, ..Options::new(context) };
                 case.call(Operation::Plain, &options, "past").unwrap()
             };
-            for layout in [0, 1] {
+            for layout in [case.sizes[0] % 2] {
                 for (part, together) in of(&[&inputs[..], &weights].concat(), layout) {
                     let what = format!("{part:?} of {:?} {layout} {}", case.sizes, context.simd());
                     assert_same(&together, &of(&[part], 0)[0].1, &what);
