@@ -201,7 +201,7 @@ pub fn contexts() -> Vec<Context> {
 /// The same, and one for the CUDA device, if there is one, for a case of so many FLOPs: a simulated device is slow, so by
 /// default only the smallest cases run there, and with `TRILINEAR_TEST_CUDA=all` larger ones.
 pub fn ways(flops: usize) -> Vec<Context> {
-    let most = if cuda::all() { 4 << 20 } else { 1 << 12 };
+    let most = if cuda::all() { 1 << 20 } else { 1 << 12 };
     let device = if flops <= most { cuda::cuda() } else { None };
     contexts().into_iter().chain(device).collect()
 }
