@@ -148,7 +148,7 @@ impl Layer {
     fn input_depth(&self, length: usize, linear: &Option<Matrix>) -> usize {
         let core = match &self.cp {
             Some(cp) => self.k + length + cp.r + 4,
-            None => self.k.saturating_mul(length) + 3,
+            None => super::terms_of(self.k, length) + 3,
         };
         core + linear.as_ref().map_or(0, |_| self.k)
     }

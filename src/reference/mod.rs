@@ -109,12 +109,18 @@ pub fn forward<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: Vie
     })
 }
 
+/// i·j terms, or so many that no bound holds: axes may be of any length where there is nothing to add up. There is room for
+/// what is added to it.
+fn terms_of(i: usize, j: usize) -> usize {
+    i.saturating_mul(j).min(usize::MAX / 16)
+}
+
 /// m: additions that a term can pass through, and the roundings of the term itself.
 fn depth<T: Element>(layer: &Interaction<'_, T>) -> usize {
     let (i, j) = (layer.z_features(), layer.x_features());
     let core = match layer.rank() {
         Some(r) => i + j + r + 4,
-        None => i.saturating_mul(j) + 3,
+        None => terms_of(i, j) + 3,
     };
     core + layer.u.map_or(0, |_| i) + layer.v.map_or(0, |_| j) + layer.b.map_or(0, |_| 1)
 }
@@ -141,7 +147,7 @@ impl Reference {
         Ok(Reference {
             value: sum(&self.value, &other.value)?,
             magnitude: sum(&self.magnitude, &other.magnitude)?,
-            depth: self.depth + other.depth,
+            depth: self.depth.saturating_add(other.depth),
         })
     }
 

@@ -70,7 +70,7 @@ fn core<T: Element>(
     match layer.core {
         Core::Absent => Ok(None),
         Core::Dense(w) => {
-            let depth = i.saturating_mul(j).saturating_mul(count(&[moves_z, moves_x, tangents.w.is_some()]));
+            let depth = super::terms_of(i, j) * count(&[moves_z, moves_x, tangents.w.is_some()]);
             let dw = tangents.w.map(Matrix::of).transpose()?;
             let (w, dz, dx) = (Matrix::of(w)?, or_zeros(tangents.z, [n, i])?, or_zeros(tangents.x, [n, j])?);
             let (z, x) = (Matrix::of(z)?, Matrix::of(x)?);
@@ -88,7 +88,7 @@ fn core<T: Element>(
             let of_p = count(&[moves_z, tangents.cp_b.is_some()]);
             let of_q = count(&[moves_x, tangents.cp_c.is_some()]);
             let parts = of_p + of_q + count(&[tangents.cp_a.is_some(), tangents.lambda.is_some()]);
-            let depth = i * of_p.max(1) + j * of_q.max(1) + r.saturating_mul(parts);
+            let depth = i * of_p.max(1) + j * of_q.max(1) + r * parts;
             let lambda = lambda.map(Matrix::of).transpose()?;
             let lambda = lambda.map_or_else(|| Matrix::new([1, r], |_, _| 1.0.into()), Ok)?;
             let dlambda = tangents.lambda.map(Matrix::of).transpose()?;
