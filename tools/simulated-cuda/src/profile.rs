@@ -18,6 +18,8 @@ pub struct Profile {
     /// Instructions by class of the loop in which most were executed, without those of loops within it. A loop is all
     /// between a backward branch and its target.
     pub inner: BTreeMap<Class, Count>,
+    /// Passes over the banks of shared memory beyond the minimum, of the instructions in `inner`.
+    pub inner_conflicts: u64,
     /// Loads of global memory.
     pub global_loads: Traffic,
     /// Stores to global memory; atomics are here.
@@ -152,6 +154,7 @@ impl Profile {
             mine.minimum += theirs.minimum;
             mine.bytes += theirs.bytes;
         }
+        self.inner_conflicts += other.inner_conflicts;
         self.barriers += other.barriers;
         self.divergent_branches += other.divergent_branches;
     }

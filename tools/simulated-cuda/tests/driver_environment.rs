@@ -2,10 +2,14 @@
 
 mod driver_support;
 
-use cudarc::driver::{CudaContext, DevicePtr, LaunchConfig, PushKernelArg, result, sys::CUresult};
+use cudarc::driver::{
+    CudaContext, DevicePtr, LaunchConfig, PushKernelArg, result,
+    sys::{self, CUresult},
+};
 use cudarc::nvrtc::Ptx;
 use driver_support::{code, isolated, kernel, open, passes};
 use serde_json::Value;
+use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 
 const KERNELS: &str = include_str!("driver_support/kernels.ptx");
@@ -295,4 +299,52 @@ fn a_variable_that_is_not_understood() {
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("SIMULATED_CUDA_MEMORY=lots"), "{text}");
+}
+
+/// What a client is told that asks by itself, of some launches and not of others.
+#[test]
+fn profiles_to_a_function() {
+    passes("profiles_to_a_function_alone", &[]);
+}
+
+#[test]
+#[ignore = "run by `profiles_to_a_function`"]
+fn profiles_to_a_function_alone() {
+    type Receive = extern "C" fn(*mut c_void, *const c_char, usize);
+    type Profile = unsafe extern "C" fn(Option<Receive>, *mut c_void) -> CUresult;
+    extern "C" fn receive(user: *mut c_void, json: *const c_char, length: usize) {
+        // SAFETY: `user` is the vector below, which nothing else uses meanwhile; the text has so many bytes.
+        let (lines, json) =
+            unsafe { (&mut *user.cast::<Vec<Value>>(), std::slice::from_raw_parts(json.cast::<u8>(), length)) };
+        lines.push(serde_json::from_slice(json).unwrap());
+    }
+    let context = context();
+    let stream = context.default_stream();
+    let poke = kernel(&context, KERNELS, "saxpy");
+    let x = stream.alloc_zeros::<f32>(32).unwrap();
+    let mut y = stream.alloc_zeros::<f32>(32).unwrap();
+    let mut launch = || {
+        let mut launch = stream.launch_builder(&poke);
+        launch.arg(&1.0_f32).arg(&x).arg(&mut y).arg(&32_u32);
+        // SAFETY: the kernel's arguments.
+        unsafe { launch.launch(LaunchConfig { grid_dim: (1, 1, 1), block_dim: (32, 1, 1), shared_mem_bytes: 0 }) }
+            .unwrap();
+    };
+    let mut address = std::ptr::null_mut();
+    let mut lines: Vec<Value> = Vec::new();
+    // SAFETY: the function that the README describes; `lines` outlives its use.
+    unsafe {
+        let found = std::ptr::null_mut();
+        let name = c"simulatedCudaProfile".as_ptr();
+        assert_eq!(sys::cuGetProcAddress_v2(name, &raw mut address, 12000, 0, found), CUresult::CUDA_SUCCESS);
+        let profile: Profile = std::mem::transmute(address);
+        launch();
+        assert_eq!(profile(Some(receive), (&raw mut lines).cast()), CUresult::CUDA_SUCCESS);
+        launch();
+        assert_eq!(profile(None, std::ptr::null_mut()), CUresult::CUDA_SUCCESS);
+        launch();
+    }
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["kernel"], "saxpy");
+    assert_eq!(lines[0]["global_stores"]["unique_bytes"], 128);
 }

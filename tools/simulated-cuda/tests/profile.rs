@@ -111,3 +111,13 @@ fn sums_of_launches() {
     assert_eq!((two.launches, two.barriers), (2, 2));
     assert_eq!(two.instructions().threads, 2 * one.instructions().threads);
 }
+
+/// Of the hottest loop apart: its conflicts, and not those before it.
+#[test]
+fn conflicts_of_the_inner_loop() {
+    let profile = run("shl.b32 %r4, %r1, 7;\nadd.u32 %r5, %r3, %r4;\nld.shared.u32 %r9, [%r5];\nmov.u32 %r6, 0;\n\
+         shl.b32 %r4, %r1, 3;\nadd.u32 %r5, %r3, %r4;\n\
+         again:\nld.shared.u32 %r9, [%r5];\nadd.u32 %r6, %r6, 1;\nsetp.lt.u32 %p1, %r6, 10;\n@%p1 bra again;");
+    assert_eq!(profile.inner_conflicts, 10);
+    assert_eq!(profile.shared_loads.conflicts(), 31 + 10);
+}

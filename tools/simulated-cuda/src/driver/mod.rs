@@ -9,6 +9,7 @@
 //! - [`capture`]: which calls a capturing stream forbids, and what it records
 //! - [`unsupported`]: what is refused
 //! - [`work`]: what a stream executes, at once or when a graph is launched; [`pending`]: what takes longer
+//! - [`profile`]: whom the counts of launches are given to
 //! - [`symbols`]: finding a function by its name, `cuGetProcAddress`
 
 #![allow(non_snake_case, reason = "the names are the interface's")]

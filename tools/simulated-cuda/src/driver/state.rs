@@ -131,7 +131,8 @@ impl State {
                 compute_capability: (capability / 10, capability % 10),
                 multiprocessors: state.config.multiprocessors,
                 sanitize: state.config.sanitizer,
-                profile: state.config.profile.is_some(),
+                // Launch by launch, as it is asked for.
+                profile: false,
                 ..Device::default()
             };
             let memory = Memory::starting_at((i as u64 + 1) * DEVICE_SPAN, state.config.memory as u64);

@@ -4,8 +4,8 @@ use super::abi::{Out, Text, guard};
 use super::result::{self, CUresult, Result};
 use super::state;
 use super::{
-    capture, context, copy, device, event, function, graph, host, memory, module, occupancy, pool, result as codes,
-    stream,
+    capture, context, copy, device, event, function, graph, host, memory, module, occupancy, pool, profile,
+    result as codes, stream,
 };
 use std::ffi::{c_int, c_uint};
 
@@ -184,6 +184,7 @@ fn table() -> Vec<(&'static str, c_int, *const ())> {
         ("cuStreamGetId", 12000, stream::cuStreamGetId as *const ()),
         ("cuStreamGetCtx", 9020, stream::cuStreamGetCtx as *const ()),
         ("cuLaunchHostFunc", 10000, stream::cuLaunchHostFunc as *const ()),
+        ("simulatedCudaProfile", 2000, profile::simulatedCudaProfile as *const ()),
         ("cuGetExportTable", 3000, cuGetExportTable as *const ()),
         ("cuGetProcAddress", 11030, cuGetProcAddress as *const ()),
         ("cuGetProcAddress", 12000, cuGetProcAddress_v2 as *const ()),

@@ -2,9 +2,10 @@
 
 use super::abi::{Handle, host_bytes, host_bytes_mut};
 use super::config::FailureKind;
+use super::profile::Readers;
 use super::result::{self, CUresult, Result};
 use super::state::{self, SimulatedDevice};
-use crate::{Fault, FaultKind, Function, Launch, launch};
+use crate::{Device, Fault, FaultKind, Function, Launch, launch};
 use std::sync::Arc;
 
 #[derive(Clone)]
@@ -111,10 +112,11 @@ fn fill(to: Place, pattern: &[u8], count: usize) -> Result {
 
 impl KernelLaunch {
     fn run(&self, context: Handle) -> Result {
-        let (injected, profile) = {
+        let (injected, readers) = {
             let mut state = state::get()?;
-            (state.inject(FailureKind::Kernel), state.config.profile.clone())
+            (state.inject(FailureKind::Kernel), Readers::new(state.config.profile.clone()))
         };
+        let machine = Device { profile: readers.any(), ..self.device.machine.clone() };
         let launched = injected.and_then(|()| {
             let asked = Launch {
                 grid: self.grid,
@@ -123,16 +125,14 @@ impl KernelLaunch {
                 params: &self.params,
                 globals: self.globals,
             };
-            launch(&self.device.machine, &self.device.memory, &self.function, &asked).map_err(|fault| {
+            launch(&machine, &self.device.memory, &self.function, &asked).map_err(|fault| {
                 eprintln!("simulated-cuda: {fault}");
                 code(&fault)
             })
         });
         match launched {
             Ok(counts) => {
-                if let Some(path) = profile {
-                    super::profile::append(&path, self, &counts);
-                }
+                readers.give(self, &counts);
             }
             Err(code) => state::get()?.fail(context, code),
         }

@@ -13,6 +13,11 @@ pub(crate) struct BankCounter {
 }
 
 impl BankCounter {
+    /// Passes beyond the minimum.
+    pub(crate) fn conflicts(&self) -> u64 {
+        self.loads.conflicts() + self.stores.conflicts()
+    }
+
     pub(crate) fn count(&mut self, addresses: &[u64; LANES], mask: u32, size: u32, write: bool) {
         let to = if write { &mut self.stores } else { &mut self.loads };
         to.requests += 1;

@@ -3,6 +3,15 @@
 use super::{banks::BankCounter, barrier::Barriers, code::Code, grid::View, mbarrier::Phases};
 use crate::{Device, Launch, profile::Traffic, sanitizer::shadow::Shadow};
 
+/// Of one instruction.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Executions {
+    pub(crate) warps: u64,
+    pub(crate) threads: u64,
+    /// Passes over the banks beyond the minimum.
+    pub(crate) conflicts: u64,
+}
+
 /// One block at a time, and the counts of all that ran on this thread.
 pub(crate) struct Block<'a> {
     pub(crate) device: &'a Device,
@@ -18,8 +27,8 @@ pub(crate) struct Block<'a> {
     pub(crate) index: [u32; 3],
     /// The allocation that was accessed last.
     pub(crate) recent: usize,
-    /// Executions of each instruction, by warps and by threads.
-    pub(crate) executions: Vec<(u64, u64)>,
+    /// What each instruction did.
+    pub(crate) executions: Vec<Executions>,
     pub(crate) loads: Traffic,
     pub(crate) stores: Traffic,
     pub(crate) banks: BankCounter,
@@ -43,7 +52,7 @@ impl<'a> Block<'a> {
             phases: Phases::default(),
             index: [0; 3],
             recent: 0,
-            executions: vec![(0, 0); code.instructions.len()],
+            executions: vec![Executions::default(); code.instructions.len()],
             loads: Traffic::default(),
             stores: Traffic::default(),
             banks: BankCounter::default(),

@@ -1,7 +1,7 @@
 //! The blocks of a launch, on all cores.
 
 use super::{
-    block::Block,
+    block::{Block, Executions},
     code::{Code, Special},
     memory::{Allocation, Bits},
     registers::LANES,
@@ -67,7 +67,7 @@ pub(crate) fn run(
     let view = View::new(memory);
     let blocks = launch.grid.iter().map(|&n| u64::from(n)).product::<u64>();
     let (next, failed, first) = (AtomicU64::new(0), AtomicU64::new(u64::MAX), Mutex::new(None));
-    let executions = vec![(0, 0); code.instructions.len()];
+    let executions = vec![Executions::default(); code.instructions.len()];
     let totals = Mutex::new((Profile { launches: 1, blocks, ..Profile::default() }, executions));
     let workers = (rayon::current_num_threads() as u64).min(blocks);
     // Blocks are handed out a few at a time.
@@ -156,11 +156,12 @@ impl<'a> Worker<'a> {
         run_block(&mut self.block, &mut self.warps)
     }
 
-    fn add_to(self, (profile, executions): &mut (Profile, Vec<(u64, u64)>)) {
+    fn add_to(self, (profile, executions): &mut (Profile, Vec<Executions>)) {
         let block = self.block;
         for (total, own) in executions.iter_mut().zip(&block.executions) {
-            total.0 += own.0;
-            total.1 += own.1;
+            total.warps += own.warps;
+            total.threads += own.threads;
+            total.conflicts += own.conflicts;
         }
         profile.add(&Profile {
             global_loads: block.loads,
@@ -175,22 +176,21 @@ impl<'a> Worker<'a> {
 }
 
 /// From executions by instruction to those by opcode and class.
-fn count_instructions(code: &Code, executions: &[(u64, u64)], profile: &mut Profile) {
-    let counted = || {
-        let counts = executions.iter().map(|&(warps, threads)| Count { warps, threads });
-        code.notes.iter().zip(counts).filter(|(_, count)| count.warps != 0)
-    };
+fn count_instructions(code: &Code, executions: &[Executions], profile: &mut Profile) {
+    let counted = || code.notes.iter().zip(executions).filter(|(_, executions)| executions.warps != 0);
+    let count = |&Executions { warps, threads, .. }: &Executions| Count { warps, threads };
     let mut loops = BTreeMap::new();
-    for (note, count) in counted() {
-        profile.opcodes.entry(note.opcode.clone()).or_default().add(count);
-        profile.classes.entry(note.class).or_default().add(count);
+    for (note, executions) in counted() {
+        profile.opcodes.entry(note.opcode.clone()).or_default().add(count(executions));
+        profile.classes.entry(note.class).or_default().add(count(executions));
         if let Some(first) = note.innermost {
-            *loops.entry(first).or_default() += count.warps;
+            *loops.entry(first).or_default() += executions.warps;
         }
     }
     let hottest = loops.into_iter().max_by_key(|&(_, warps): &(u32, u64)| warps).map(|(first, _)| first);
-    for (note, count) in counted().filter(|(note, _)| hottest.is_some() && note.innermost == hottest) {
-        profile.inner.entry(note.class).or_default().add(count);
+    for (note, executions) in counted().filter(|(note, _)| hottest.is_some() && note.innermost == hottest) {
+        profile.inner.entry(note.class).or_default().add(count(executions));
+        profile.inner_conflicts += executions.conflicts;
     }
 }
 

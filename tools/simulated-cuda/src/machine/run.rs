@@ -107,8 +107,8 @@ fn run_warp(block: &mut Block, warp: &mut Warp) -> Result<Pause, Box<Fault>> {
             mask &= warp.registers.p[instruction.guard.predicate as usize] ^ instruction.guard.flip;
         }
         let counts = &mut block.executions[pc as usize];
-        counts.0 += 1;
-        counts.1 += u64::from(mask.count_ones());
+        counts.warps += 1;
+        counts.threads += u64::from(mask.count_ones());
         warp.executed += 1;
         let mut at = pc;
         let outcome = if let Op::Lanes(run) = &instruction.op {
@@ -120,7 +120,9 @@ fn run_warp(block: &mut Block, warp: &mut Warp) -> Result<Pause, Box<Fault>> {
             warp.pc += 1;
             watched
         } else {
+            let before = block.banks.conflicts();
             let outcome = execute(block, warp, instruction, mask);
+            block.executions[pc as usize].conflicts += block.banks.conflicts() - before;
             // Where a fault is: not always at the instruction that found it.
             at = if outcome.is_err() { warp.pc } else { pc };
             outcome
