@@ -8,7 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use trilinear::{Algorithm, Context, DType, Device, SimdLevel, machine};
 
-use crate::cases::{self, Form, Sizes};
+use crate::cases::{self, Case, Form, Sizes};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::measure::{self, Job, Measured, Settings};
 use crate::report::{self, Row};
 use crate::work::{Pass, Which, Work};
@@ -26,6 +28,7 @@ Examples:
   trilinear bench --form cp --pass both --saved      zB and xC kept by the forward pass
   trilinear bench --json > rows.jsonl                an object for each row
   trilinear bench --quick --save report.html         tables and plots in one file
+  trilinear bench --device cuda:0 --dtype f32,f16    a GPU, by events; the simulated device in counts
 
 Of each row, the floor is the larger of its FLOPs over the peak, and the bytes that it must move over the read
 bandwidth, both measured in the same run on as many threads; the fraction is the floor over the time. Times are medians
@@ -38,7 +41,12 @@ gradients come of one product, as dz and dx can, fewer are done, and the fractio
          and xC, which it computes again; in the JSON these are `recomputed_flops`, a part of `flops`, and
          `nominal_fraction` is the fraction without them
 A gradient on its own counts the contractions that it needs. Of a shared context, z is contracted first.
-Bytes are those of the operands read once and of the results written once.";
+Bytes are those of the operands read once and of the results written once.
+
+On a GPU the operands are in its memory, times are between events on its stream, and a buffer of twice L2 is written before each
+call. The peak is multiprocessors × clock × FLOPs a clock, f16 and bf16 on tensor cores; the bandwidth is that of the driver's
+copies, read and written. Baselines are cuBLAS's products, if that library is there. The simulated device (tools/simulated-cuda)
+has no times: of each launch it counts instructions, bytes against the least, bank conflicts and barriers, and skips what is large.";
 
 /// Options of `bench`.
 #[derive(clap::Args)]
@@ -66,13 +74,16 @@ pub(crate) struct Args {
     /// Storage types, comma-separated or repeated: f32, f64, f16, bf16
     #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "f32", value_parser = parse_dtype)]
     dtype: Vec<DType>,
-    /// Numbers of threads, comma-separated or repeated; `all` is every processor
+    /// Numbers of threads of the processor, comma-separated or repeated; `all` is every one that it has
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = parse_threads)]
     threads: Vec<usize>,
     /// Where to compute: auto, cpu or cuda:N [default: TRILINEAR_DEVICE, else auto]
     #[arg(long)]
     device: Option<Device>,
-    /// Adds a row for weights prepared (packed) once
+    /// Lets a CUDA device's tensor cores round operands of f32 to tf32
+    #[arg(long)]
+    tf32: bool,
+    /// Adds a row for weights prepared (packed) once, of the processor
     #[arg(long)]
     prepared: bool,
     /// Force an algorithm; shapes that it cannot compute are skipped
@@ -142,6 +153,40 @@ fn context(device: Option<Device>) -> Result<Context> {
     }
 }
 
+/// What computes the rows.
+enum Engine {
+    /// A pool for each number of threads.
+    Cpu(Vec<(usize, ThreadPool)>),
+    #[cfg(feature = "cuda")]
+    Gpu(cuda::Timer),
+    /// The simulated device, which has no times.
+    #[cfg(feature = "cuda")]
+    Simulated(cuda::Profiler),
+}
+
+impl Engine {
+    fn of(device: Device, args: &Args) -> Result<Engine> {
+        match device {
+            Device::Cpu if args.tf32 => bail!("--tf32 needs a CUDA device: processors have no tf32"),
+            Device::Cpu => {
+                let start = |threads: usize| {
+                    let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+                    Ok((threads, pool.context("threads could not be started")?))
+                };
+                Ok(Engine::Cpu(dedup(&args.threads).into_iter().map(start).collect::<Result<_>>()?))
+            }
+            // Weights are read where they are.
+            _ if args.prepared => bail!("--prepared is of the processor: {device} prepares no weights"),
+            #[cfg(feature = "cuda")]
+            _ if cuda::is_simulated(device) => Ok(Engine::Simulated(cuda::Profiler::open()?)),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => Ok(Engine::Gpu(cuda::Timer::open(ordinal, !args.no_baselines, args.tf32)?)),
+            #[allow(unreachable_patterns, reason = "those that this build cannot use, and those to come")]
+            _ => bail!("{device} is not measured"),
+        }
+    }
+}
+
 /// Measures and reports.
 pub(crate) fn run(args: Args) -> Result<()> {
     let works = works(&args)?;
@@ -149,77 +194,160 @@ pub(crate) fn run(args: Args) -> Result<()> {
         true => cases::goals(args.form, args.pass),
         false => cases::chosen(&args.preset, &args.shape, args.form)?,
     };
-    let context = context(args.device)?;
-    if context.device() != Device::Cpu {
-        // Operands of the host are copied there and back in each call, which is not what there is to be measured.
-        bail!("{} is not measured yet: --device cpu measures the processor", context.device());
-    }
+    let context = context(args.device)?.allow_tf32(args.tf32);
+    let engine = Engine::of(context.device(), &args)?;
     // Found out now rather than after minutes of measuring.
-    let mut save = match &args.save {
+    let save = match &args.save {
         Some(path) => Some(std::fs::File::create(path).with_context(|| format!("--save {}", path.display()))?),
         None => None,
     };
-    let mut jobs = Vec::new();
-    for &threads in &dedup(&args.threads) {
-        let pool = ThreadPoolBuilder::new().num_threads(threads).build().context("threads could not be started")?;
-        jobs.push((threads, pool));
-    }
     let dtypes = dedup(&args.dtype);
-    let settings = Settings { seconds: args.seconds, prepared: args.prepared, baselines: !args.no_baselines };
-
-    let machine = describe_machine(&context, &dtypes, &jobs)?;
+    let machine = describe_machine(&context, &dtypes, &engine, args.tf32)?;
     if !args.json {
         writeln!(std::io::stdout(), "{machine}")?;
     }
-    let bar = ProgressBar::new((cases.len() * works.len() * dtypes.len() * jobs.len()) as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({elapsed})")?);
-    let mut rows = Vec::new();
-    let mut skipped = Vec::new();
-    for (case, work) in cases.iter().flat_map(|case| works.iter().map(move |work| (case, work))) {
-        let work = Work { tied: case.tied, ..*work };
-        for &dtype in &dtypes {
-            for (threads, pool) in &jobs {
-                let (name, form, pass) = (case.label(), case.form, work.label());
-                let label = format!("{name} {form} {pass} {dtype} on {threads} thread(s)");
-                bar.set_message(label.clone());
-                let plain = context.with_threads(*threads)?;
-                let forced = args.algorithm.map_or(plain, |algorithm| plain.with_algorithm(algorithm));
-                let job = Job { case: *case, work, threads: *threads, context: forced, plain };
-                let measured = match args.quick && is_long(&job)? {
-                    true => Measured::Skipped("it is over 5 GFLOP, and --quick was given".into()),
-                    false => pool.install(|| measure::row_in(dtype, &job, settings))?,
-                };
-                match measured {
-                    Measured::Row(outcome) => {
-                        for row in Row::of(&job, dtype, &outcome) {
-                            if args.json {
-                                bar.suspend(|| writeln!(std::io::stdout(), "{}", row.json()))?;
-                            }
-                            rows.push(row);
-                        }
-                    }
-                    Measured::Skipped(reason) => {
-                        let line = format!("skipped {label}: {reason}");
-                        bar.suspend(|| eprintln!("{line}"));
-                        skipped.push(line);
-                    }
-                }
-                bar.inc(1);
-            }
+    let of_case = |case: &Case| {
+        let case = *case;
+        works.iter().map(move |work| (case, Work { tied: case.tied, ..*work })).collect::<Vec<_>>()
+    };
+    let calls =
+        cases.iter().flat_map(of_case).flat_map(|(case, work)| dtypes.iter().map(move |&dtype| (case, work, dtype)));
+    let calls: Vec<Call> = calls.collect();
+    let (table, html) = match &engine {
+        #[cfg(feature = "cuda")]
+        Engine::Simulated(profiler) => {
+            let listing = counted(&args, context, profiler, &calls)?;
+            let lines = || listing.items.iter().flat_map(cuda::counts::Counts::cells);
+            let headings = &cuda::counts::HEADINGS;
+            let body = format!("<p>{}</p>\n{}", cuda::counts::LEGEND, plots::table(headings, lines())?);
+            let table = report::lines(headings, lines(), 8..10);
+            (format!("{table}\n{}", cuda::counts::LEGEND), plots::document(&machine, body, &listing.skipped)?)
         }
-    }
-    bar.finish_and_clear();
-    if let (Some(file), Some(path)) = (&mut save, &args.save) {
-        let html = plots::html(&machine, &rows, &skipped)?;
+        timer => {
+            let listing = timed(&args, context, timer, &calls)?;
+            (report::table(&listing.items), plots::html(&machine, &listing.items, &listing.skipped)?)
+        }
+    };
+    if let (Some(mut file), Some(path)) = (save, &args.save) {
         file.write_all(html.as_bytes()).with_context(|| format!("--save {}", path.display()))?;
     }
-    if rows.is_empty() {
-        bail!("nothing was measured: every shape was skipped");
-    }
     if !args.json {
-        writeln!(std::io::stdout(), "{}", report::table(&rows))?;
+        writeln!(std::io::stdout(), "{table}")?;
     }
     Ok(())
+}
+
+/// What is computed, and in which type.
+type Call = (Case, Work, DType);
+
+/// What has been measured.
+struct Listing<L> {
+    bar: ProgressBar,
+    items: Vec<L>,
+    skipped: Vec<String>,
+}
+
+impl<L> Listing<L> {
+    fn new(len: usize) -> Result<Self> {
+        let bar = ProgressBar::new(len as u64);
+        bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({elapsed})")?);
+        Ok(Listing { bar, items: Vec::new(), skipped: Vec::new() })
+    }
+
+    fn print(&self, json: &serde_json::Value) -> std::io::Result<()> {
+        self.bar.suspend(|| writeln!(std::io::stdout(), "{json}"))
+    }
+
+    fn skip(&mut self, label: &str, reason: &str) {
+        let line = format!("skipped {label}: {reason}");
+        self.bar.suspend(|| eprintln!("{line}"));
+        self.skipped.push(line);
+    }
+
+    fn finish(self) -> Result<Self> {
+        self.bar.finish_and_clear();
+        if self.items.is_empty() {
+            bail!("nothing was measured: every shape was skipped");
+        }
+        Ok(self)
+    }
+}
+
+fn job(args: &Args, plain: Context, case: Case, work: Work, threads: usize) -> Job {
+    let context = args.algorithm.map_or(plain, |algorithm| plain.with_algorithm(algorithm));
+    Job { case, work, threads, context, plain }
+}
+
+/// Times of a processor or a GPU.
+fn timed(args: &Args, context: Context, engine: &Engine, calls: &[Call]) -> Result<Listing<Row>> {
+    let settings = Settings { seconds: args.seconds, prepared: args.prepared, baselines: !args.no_baselines };
+    let threads: Vec<usize> = match engine {
+        Engine::Cpu(pools) => pools.iter().map(|&(threads, _)| threads).collect(),
+        #[cfg(feature = "cuda")]
+        _ => vec![1],
+    };
+    let mut listing = Listing::new(calls.len() * threads.len())?;
+    for &(case, work, dtype) in calls {
+        for (index, &threads) in threads.iter().enumerate() {
+            let place = match engine {
+                Engine::Cpu(_) => format!("{threads} thread(s)"),
+                #[cfg(feature = "cuda")]
+                _ => context.device().to_string(),
+            };
+            let label = format!("{} {} {} {dtype} on {place}", case.label(), case.form, work.label());
+            listing.bar.set_message(label.clone());
+            let job = job(args, context.with_threads(threads)?, case, work, threads);
+            let measured = match engine {
+                _ if args.quick && is_long(&job)? => {
+                    Measured::Skipped("it is over 5 GFLOP, and --quick was given".into())
+                }
+                Engine::Cpu(pools) => pools[index].1.install(|| measure::row_in(dtype, &job, settings))?,
+                #[cfg(feature = "cuda")]
+                Engine::Gpu(timer) => timer.row_in(dtype, &job, settings)?,
+                #[cfg(feature = "cuda")]
+                Engine::Simulated(_) => Measured::Skipped("the simulated device has no times".into()),
+            };
+            match measured {
+                Measured::Row(outcome) => {
+                    for row in Row::of(&job, dtype, &outcome) {
+                        if args.json {
+                            listing.print(&row.json())?;
+                        }
+                        listing.items.push(row);
+                    }
+                }
+                Measured::Skipped(reason) => listing.skip(&label, &reason),
+            }
+            listing.bar.inc(1);
+        }
+    }
+    listing.finish()
+}
+
+/// Counts of the simulated device.
+#[cfg(feature = "cuda")]
+fn counted(
+    args: &Args,
+    context: Context,
+    profiler: &cuda::Profiler,
+    calls: &[Call],
+) -> Result<Listing<cuda::counts::Counts>> {
+    let mut listing = Listing::new(calls.len())?;
+    for &(case, work, dtype) in calls {
+        let label = format!("{} {} {} {dtype}", case.label(), case.form, work.label());
+        listing.bar.set_message(label.clone());
+        match cuda::counts::row_in(profiler, dtype, &job(args, context, case, work, 1))? {
+            Ok(counts) => {
+                if args.json {
+                    listing.print(&counts.json())?;
+                }
+                listing.items.push(counts);
+            }
+            Err(skip) => listing.skip(&label, &skip.0),
+        }
+        listing.bar.inc(1);
+    }
+    listing.finish()
 }
 
 /// What each case is measured with.
@@ -257,8 +385,16 @@ fn is_long(job: &Job) -> Result<bool> {
     }
 }
 
-/// The processor, and what it can do at most.
-fn describe_machine(context: &Context, dtypes: &[DType], pools: &[(usize, ThreadPool)]) -> Result<String> {
+/// The processor or device, and what it can do at most.
+fn describe_machine(context: &Context, dtypes: &[DType], engine: &Engine, tf32: bool) -> Result<String> {
+    let pools = match engine {
+        Engine::Cpu(pools) => pools,
+        #[cfg(feature = "cuda")]
+        Engine::Gpu(timer) => return Ok(timer.gpu.describe(dtypes, tf32)),
+        #[cfg(feature = "cuda")]
+        Engine::Simulated(_) => return Ok(format!("{}: {}", context.device(), context.device().describe()?)),
+    };
+    let _ = tf32;
     let mut text = format!("{}, {}, {}", host::cpu_name(), context.device(), context.simd());
     for &(threads, _) in pools {
         let plural = if threads == 1 { "" } else { "s" };

@@ -4,10 +4,10 @@
 //! where calls take seconds; so their elements are summed here, one by one, with the depths of `reference::backward`.
 
 use anyhow::{Result, bail};
-use trilinear::{Context, Element, View, reference};
+use trilinear::{Context, DType, Element, View, reference};
 
 use crate::baselines::{Operands, Results, Weights};
-use crate::operands::{Data, layer};
+use crate::operands::{Data, layer, parts};
 use crate::work::Shape;
 
 /// The sum of some terms, and of their magnitudes.
@@ -116,6 +116,10 @@ pub(crate) fn check<T: Element>(data: &Data<T>, context: Context, results: &Resu
     let (total, r) = (n * rows, exact.rank());
     let all_rows = |term: &dyn Fn(usize) -> Terms| sum(total, term);
     // Roundings on the way of a term: see `reference::backward`.
+    let slack = rounding_of_operands(T::DTYPE, context);
+    let elements = |name, result: &[T::Accumulator], columns, depth, exact: &dyn Fn(usize, usize) -> Terms| {
+        elements(name, result, columns, (depth, slack), exact)
+    };
     let of_inputs = |length: usize| match data.shape.r {
         None => k.saturating_mul(length) + 3,
         Some(r) => k + length + r + 4,
@@ -126,18 +130,18 @@ pub(crate) fn check<T: Element>(data: &Data<T>, context: Context, results: &Resu
         let own = sum(rows, |row| exact.dz(n * rows + row, i));
         if tied { own.plus(exact.dx(n, i)) } else { own }
     };
-    elements("dz", results.z, i, z_depth, dz)?;
-    elements("dx", results.x, j, of_inputs(i), |n, j| exact.dx(n, j))?;
-    elements("dW", results.w, j, total + 3, |row, j| {
+    elements("dz", results.z, i, z_depth, &dz)?;
+    elements("dx", results.x, j, of_inputs(i), &|n, j| exact.dx(n, j))?;
+    elements("dW", results.w, j, total + 3, &|row, j| {
         all_rows(&|n| exact.g(n, row / i).times(exact.z(n, row % i)).times(exact.x(n, j)))
     })?;
-    elements("dA", results.a, r, total + i + j + 4, |k, r| {
+    elements("dA", results.a, r, total + i + j + 4, &|k, r| {
         all_rows(&|n| exact.g(n, k).times(exact.p(n, r)).times(exact.q(n, r)))
     })?;
-    elements("dB", results.b, r, total + k + j + 4, |i, r| {
+    elements("dB", results.b, r, total + k + j + 4, &|i, r| {
         all_rows(&|n| exact.z(n, i).times(exact.dh(n, r)).times(exact.q(n, r)))
     })?;
-    elements("dC", results.c, r, total + k + i + 4, |j, r| {
+    elements("dC", results.c, r, total + k + i + 4, &|j, r| {
         all_rows(&|n| exact.x(n, j).times(exact.dh(n, r)).times(exact.p(n, r)))
     })
 }
@@ -147,7 +151,7 @@ fn elements<A: Element>(
     name: &str,
     result: &[A],
     columns: usize,
-    depth: usize,
+    (depth, slack): (usize, f64),
     exact: impl Fn(usize, usize) -> Terms,
 ) -> Result<()> {
     if result.is_empty() {
@@ -156,7 +160,7 @@ fn elements<A: Element>(
     for at in 0..4 {
         let index = ((result.len() - 1) as u128 * at / 3) as usize;
         let Terms { value, magnitude } = exact(index / columns, index % columns);
-        let bound = reference::error_bound(A::DTYPE, depth, value, magnitude);
+        let bound = reference::error_bound(A::DTYPE, depth, value, magnitude) + slack * magnitude;
         within(result[index].to_f64(), value, bound, || format!("element {index} of {name}"))?;
     }
     Ok(())
@@ -172,13 +176,20 @@ fn forward<T: Element>(data: &Data<T>, context: Context, y: &[T]) -> Result<()> 
             (Weights::Dense(w), _) => Weights::Dense(&w[out * i * j..][..i * j]),
             (other, None) => other,
         };
-        let layer = layer(weights, Shape { k: 1, ..data.shape }, context)?;
+        let layer = layer(parts(weights), Shape { k: 1, ..data.shape }, context)?;
         let (z, x) = (View::row(&z[row / rows * i..][..i]), View::row(&x[row * j..][..j]));
         let exact = reference::forward(&layer, z, x)?;
         let what = || format!("row {row}, output {out}");
-        within(y[row * k + out].to_f64(), exact.value.as_slice()[0], exact.error_bound(T::DTYPE, 0), what)?;
+        let bound =
+            exact.error_bound(T::DTYPE, 0) + rounding_of_operands(T::DTYPE, context) * exact.magnitude.as_slice()[0];
+        within(y[row * k + out].to_f64(), exact.value.as_slice()[0], bound, what)?;
     }
     Ok(())
+}
+
+/// What tf32, where it is allowed, adds to the relative error of a term: each of its three factors may be rounded to 11 bits.
+fn rounding_of_operands(dtype: DType, context: Context) -> f64 {
+    if context.tf32() && dtype == DType::F32 { 2f64.powi(-11).mul_add(3.0, 2f64.powi(-20)) } else { 0.0 }
 }
 
 fn within(value: f64, expected: f64, bound: f64, what: impl Fn() -> String) -> Result<()> {

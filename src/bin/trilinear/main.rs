@@ -8,6 +8,8 @@ mod baselines;
 mod bench;
 mod cases;
 mod check;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod devices;
 mod exact;
 mod formats;

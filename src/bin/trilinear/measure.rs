@@ -34,6 +34,7 @@ pub(crate) struct Settings {
 pub(crate) struct Job {
     pub(crate) case: Case,
     pub(crate) work: Work,
+    /// Of the processor.
     pub(crate) threads: usize,
     /// The algorithm, if forced, included.
     pub(crate) context: Context,
@@ -60,6 +61,12 @@ pub(crate) struct Time {
     pub(crate) median: f64,
     /// Of the fastest sample: where other programs take part of the machine, closer to what it can do.
     pub(crate) fastest: f64,
+}
+
+impl Time {
+    pub(crate) fn of(samples: &[f64]) -> Time {
+        Time { median: median(samples), fastest: samples.iter().copied().fold(f64::INFINITY, f64::min) }
+    }
 }
 
 /// Measured, or why not.
@@ -167,7 +174,7 @@ impl<'a, T: Baselines> Contender<'a, T> {
     }
 
     fn time(&self) -> Time {
-        Time { median: median(&self.samples), fastest: self.samples.iter().copied().fold(f64::INFINITY, f64::min) }
+        Time::of(&self.samples)
     }
 }
 

@@ -64,7 +64,7 @@ impl<T: Element> Data<T> {
     }
 
     pub(crate) fn layer(&self, set: usize, context: Context) -> trilinear::Result<Interaction<'_, T>> {
-        layer(self.operands(set).weights, self.shape, context)
+        layer(parts(self.operands(set).weights), self.shape, context)
     }
 
     /// Ours: the forward pass, the backward pass, or both.
@@ -72,33 +72,12 @@ impl<T: Element> Data<T> {
         &self,
         layer: &Interaction<'_, T>,
         set: usize,
-        results: Results<'_, T>,
+        Results { y, z, x, w, a, b, c }: Results<'_, T>,
         saved: &mut Saved<T>,
     ) -> trilinear::Result<()> {
-        let Shape { n, rows, i, j, k, .. } = self.shape;
-        let Operands { z, x, g, .. } = self.operands(set);
-        let (work, z) = (self.work, View::new(z, [n, i])?);
-        if rows > 1 {
-            let x = View::new(x, [n, rows, j])?;
-            if work.forward() {
-                layer.forward_shared_into(z, x, ViewMut::new(&mut *results.y, [n, rows, k])?)?;
-            }
-            if work.backward() {
-                let wanted = wanted(work, self.shape, results, [n, rows, j], None)?;
-                layer.backward_shared_into(z, x, View::new(g, [n, rows, k])?, wanted)?;
-            }
-            return Ok(());
-        }
-        let x = View::new(x, [n, j])?;
-        if work.forward() {
-            let y = ViewMut::new(&mut *results.y, [n, k])?;
-            if work.saved { layer.forward_saving_into(z, x, y, saved) } else { layer.forward_into(z, x, y) }?;
-        }
-        if work.backward() {
-            let wanted = wanted(work, self.shape, results, [n, j], work.saved.then_some(&*saved))?;
-            layer.backward_into(z, x, View::new(g, [n, k])?, wanted)?;
-        }
-        Ok(())
+        let operands = self.operands(set);
+        let inputs = [operands.z, operands.x, operands.g];
+        call(layer, self.work, self.shape, inputs, (y, [z, x, w, a, b, c]), saved)
     }
 
     /// What the forward pass of a set keeps for the backward pass.
@@ -122,28 +101,86 @@ impl<T: Element> Data<T> {
     }
 }
 
-/// The gradients that `work` asks for: written, so that what was there is not read.
-fn wanted<'a, T: Element, const D: usize>(
+/// Elements of an operand, one after the other: on the host or in a device's memory.
+pub(crate) trait Source<'a, T: Element>: Copy {
+    /// As a row-major tensor.
+    fn shaped<const D: usize>(self, shape: [usize; D]) -> trilinear::Result<View<'a, T, D>>;
+}
+
+/// The same of a result.
+pub(crate) trait Target<'a, T: Element> {
+    fn shaped<const D: usize>(self, shape: [usize; D]) -> trilinear::Result<ViewMut<'a, T, D>>;
+}
+
+impl<'a, T: Element> Source<'a, T> for &'a [T] {
+    fn shaped<const D: usize>(self, shape: [usize; D]) -> trilinear::Result<View<'a, T, D>> {
+        View::new(self, shape)
+    }
+}
+
+impl<'a, T: Element> Target<'a, T> for &'a mut [T] {
+    fn shaped<const D: usize>(self, shape: [usize; D]) -> trilinear::Result<ViewMut<'a, T, D>> {
+        ViewMut::new(self, shape)
+    }
+}
+
+/// What `work` asks for, of the operands z, x and g, into y and the gradients in the order of [`Lengths`].
+pub(crate) fn call<'a, T: Element, S: Source<'a, T>, G: Target<'a, T::Accumulator>>(
+    layer: &Interaction<'_, T>,
     work: Work,
     shape: Shape,
-    results: Results<'a, T>,
+    [z, x, g]: [S; 3],
+    (y, gradients): (impl Target<'a, T>, [G; 6]),
+    saved: &mut Saved<T>,
+) -> trilinear::Result<()> {
+    let Shape { n, rows, i, j, k, .. } = shape;
+    let z = z.shaped([n, i])?;
+    if rows > 1 {
+        let x = x.shaped([n, rows, j])?;
+        if work.forward() {
+            layer.forward_shared_into(z, x, y.shaped([n, rows, k])?)?;
+        }
+        if work.backward() {
+            let wanted = wanted(work, shape, gradients, [n, rows, j], None)?;
+            layer.backward_shared_into(z, x, g.shaped([n, rows, k])?, wanted)?;
+        }
+        return Ok(());
+    }
+    let x = x.shaped([n, j])?;
+    if work.forward() {
+        let y = y.shaped([n, k])?;
+        if work.saved { layer.forward_saving_into(z, x, y, saved) } else { layer.forward_into(z, x, y) }?;
+    }
+    if work.backward() {
+        let wanted = wanted(work, shape, gradients, [n, j], work.saved.then_some(&*saved))?;
+        layer.backward_into(z, x, g.shaped([n, k])?, wanted)?;
+    }
+    Ok(())
+}
+
+/// The gradients that `work` asks for: written, so that what was there is not read.
+fn wanted<'s, 'a: 's, T: Element, G: Target<'a, T::Accumulator>, const D: usize>(
+    work: Work,
+    shape: Shape,
+    gradients: [G; 6],
     x_shape: [usize; D],
-    saved: Option<&'a Saved<T>>,
-) -> trilinear::Result<Wanted<'a, T, D>> {
+    saved: Option<&'s Saved<T>>,
+) -> trilinear::Result<Wanted<'s, T, D>> {
     let Shape { n, i, j, k, r, .. } = shape;
     let (parts, r) = (work.parts(shape), r.unwrap_or(0));
     let tied = work.sums_inputs(shape);
-    let z = if parts.z { Some(Gradient::write(ViewMut::new(results.z, [n, i])?)) } else { None };
+    let [z, x, w, a, b, c] = gradients;
+    let z = if parts.z { Some(Gradient::write(z.shaped([n, i])?)) } else { None };
     let (z, tied_z) = if tied { (None, z) } else { (z, None) };
     Ok(Wanted {
         z,
         tied: tied_z,
-        x: if parts.x && !tied { Some(Gradient::write(ViewMut::new(results.x, x_shape)?)) } else { None },
-        w: if parts.w { Some(Gradient::write(ViewMut::new(results.w, [k, i, j])?)) } else { None },
+        x: if parts.x && !tied { Some(Gradient::write(x.shaped(x_shape)?)) } else { None },
+        w: if parts.w { Some(Gradient::write(w.shaped([k, i, j])?)) } else { None },
         cp: WantedFactors {
-            a: if parts.a { Some(Gradient::write(ViewMut::new(results.a, [k, r])?)) } else { None },
-            b: if parts.b { Some(Gradient::write(ViewMut::new(results.b, [i, r])?)) } else { None },
-            c: if parts.c { Some(Gradient::write(ViewMut::new(results.c, [j, r])?)) } else { None },
+            a: if parts.a { Some(Gradient::write(a.shaped([k, r])?)) } else { None },
+            b: if parts.b { Some(Gradient::write(b.shaped([i, r])?)) } else { None },
+            c: if parts.c { Some(Gradient::write(c.shaped([j, r])?)) } else { None },
             lambda: None,
         },
         saved,
@@ -151,20 +188,25 @@ fn wanted<'a, T: Element, const D: usize>(
     })
 }
 
-/// The layer of these weights.
+/// The layer of these weights: W, or A, B and C.
 pub(crate) fn layer<'a, T: Element>(
-    weights: Weights<'a, T>,
+    [w, b, c]: [impl Source<'a, T>; 3],
     Shape { i, j, k, r, .. }: Shape,
     context: Context,
 ) -> trilinear::Result<Interaction<'a, T>> {
-    let layer = match weights {
-        Weights::Dense(w) => Interaction::dense(View::new(w, [k, i, j])?)?,
-        Weights::Cp { a, b, c } => {
-            let r = r.unwrap_or(0);
-            Interaction::cp(View::new(a, [k, r])?, View::new(b, [i, r])?, View::new(c, [j, r])?)?
-        }
+    let layer = match r {
+        None => Interaction::dense(w.shaped([k, i, j])?)?,
+        Some(r) => Interaction::cp(w.shaped([k, r])?, b.shaped([i, r])?, c.shaped([j, r])?)?,
     };
     Ok(layer.with_context(context))
+}
+
+/// In the order that [`layer`] takes them; of dense weights the last two are empty.
+pub(crate) fn parts<T>(weights: Weights<'_, T>) -> [&[T]; 3] {
+    match weights {
+        Weights::Dense(w) => [w, &[], &[]],
+        Weights::Cp { a, b, c } => [a, b, c],
+    }
 }
 
 /// The results of each set.

@@ -31,8 +31,7 @@ table{border-collapse:collapse;font-size:13px}td,th{padding:3px 9px;border-botto
 /// The whole file.
 pub(crate) fn html(machine: &str, rows: &[Row], skipped: &[String]) -> Result<String> {
     let mut body = String::new();
-    writeln!(body, "<h1>trilinear bench</h1>\n<pre>{}</pre>", escape(machine))?;
-    let mut groups: Vec<(DType, usize)> = Vec::new();
+    let mut groups: Vec<(DType, Option<usize>)> = Vec::new();
     for row in rows {
         if !groups.contains(&(row.dtype, row.threads)) {
             groups.push((row.dtype, row.threads));
@@ -40,11 +39,21 @@ pub(crate) fn html(machine: &str, rows: &[Row], skipped: &[String]) -> Result<St
     }
     for (dtype, threads) in groups {
         let rows: Vec<&Row> = rows.iter().filter(|row| row.dtype == dtype && row.threads == threads).collect();
-        writeln!(body, "<h2>{dtype}, {threads} thread(s)</h2>")?;
+        match threads {
+            Some(threads) => writeln!(body, "<h2>{dtype}, {threads} thread(s)</h2>")?,
+            None => writeln!(body, "<h2>{dtype}</h2>")?,
+        }
         writeln!(body, "<h3>Roofline</h3>\n{}", roofline(&rows)?)?;
         writeln!(body, "<h3>Against baselines</h3>\n{}", bars(&rows)?)?;
     }
-    writeln!(body, "<h2>All rows</h2>\n{}", table(rows)?)?;
+    let goals = rows.iter().any(|row| row.goal.is_some());
+    let lines = rows.iter().map(|row| row.cells(goals));
+    writeln!(body, "<h2>All rows</h2>\n{}", table(&report::headings(goals), lines)?)?;
+    document(machine, body, skipped)
+}
+
+/// The file with this body.
+pub(crate) fn document(machine: &str, mut body: String, skipped: &[String]) -> Result<String> {
     if !skipped.is_empty() {
         writeln!(body, "<h2>Skipped</h2>\n<ul>")?;
         for line in skipped {
@@ -54,7 +63,9 @@ pub(crate) fn html(machine: &str, rows: &[Row], skipped: &[String]) -> Result<St
     }
     Ok(format!(
         "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>trilinear bench</title>\
-         <style>{STYLE}</style></head>\n<body>\n{body}</body>\n</html>\n"
+         <style>{STYLE}</style></head>\n<body>\n<h1>trilinear bench</h1>\n\
+         <pre>{}</pre>\n{body}</body>\n</html>\n",
+        escape(machine)
     ))
 }
 
@@ -62,16 +73,15 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-fn table(rows: &[Row]) -> Result<String> {
-    let goals = rows.iter().any(|row| row.goal.is_some());
+pub(crate) fn table(headings: &[&str], lines: impl IntoIterator<Item = Vec<String>>) -> Result<String> {
     let mut html = String::from("<div class=\"table\"><table>\n");
     let mut line = |tag: &str, cells: &mut dyn Iterator<Item = String>| {
         let cells: String = cells.map(|cell| format!("<{tag}>{}</{tag}>", escape(&cell))).collect();
         writeln!(html, "<tr>{cells}</tr>")
     };
-    line("th", &mut report::headings(goals).into_iter().map(str::to_owned))?;
-    for row in rows {
-        line("td", &mut row.cells(goals).into_iter())?;
+    line("th", &mut headings.iter().copied().map(str::to_owned))?;
+    for cells in lines {
+        line("td", &mut cells.into_iter())?;
     }
     html.push_str("</table></div>\n");
     Ok(html)
@@ -83,6 +93,9 @@ fn roofline(rows: &[&Row]) -> Result<String> {
     let least = |value: fn(&Row) -> f64| rows.iter().map(|row| value(row)).fold(f64::INFINITY, f64::min);
     let intensity: fn(&Row) -> f64 = |row| row.flops / row.bytes;
     let (peak, bandwidth) = (most(|row| row.peak) / 1e9, most(|row| row.bandwidth) / 1e9);
+    if !(peak.is_finite() && bandwidth.is_finite()) {
+        return Ok("<p>The peak of this device is unknown.</p>".into());
+    }
     let corner = peak / bandwidth;
     let x = least(intensity).min(corner) / 2.0..most(intensity).max(corner) * 2.0;
     let y = least(Row::gflops).min(x.start * bandwidth) / 2.0..peak.max(most(Row::gflops)) * 2.0;

@@ -1,6 +1,6 @@
 //! Results as a table for people and as JSON for programs.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tabled::builder::Builder;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Style};
@@ -17,8 +17,11 @@ pub(crate) struct Row {
     pub(crate) work: Work,
     pub(crate) goal: Option<f64>,
     pub(crate) dtype: DType,
-    pub(crate) threads: usize,
+    /// Of the processor; a CUDA device has none.
+    pub(crate) threads: Option<usize>,
     pub(crate) device: Device,
+    /// Whether products of f32 may be those of tf32.
+    pub(crate) tf32: bool,
     pub(crate) prepared: bool,
     pub(crate) kernel: &'static str,
     /// Of the forward pass, if there is one in the call.
@@ -45,8 +48,9 @@ impl Row {
             work: job.work,
             goal: job.case.goal_of(job.work),
             dtype,
-            threads: job.threads,
+            threads: (outcome.plan.device == Device::Cpu).then_some(job.threads),
             device: outcome.plan.device,
+            tf32: job.plain.tf32(),
             prepared,
             kernel: outcome.plan.kernel,
             algorithm: job.work.forward().then(|| outcome.plan.algorithm.to_string()),
@@ -96,26 +100,12 @@ impl Row {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let Shape { n, rows, i, j, k, r } = self.case.shape;
         let best = self.best_baseline();
         let baselines: Vec<Value> =
             self.baselines.iter().map(|(name, seconds)| json!({ "name": name, "seconds": seconds })).collect();
-        json!({
-            "preset": self.case.preset,
-            "pass": self.work.pass.name(),
-            "gradient": (self.work.pass != Pass::Forward).then(|| self.work.which.name()),
-            "saved": self.work.saved,
-            "tied": self.work.tied,
-            "form": self.case.form.to_string(),
-            "dtype": self.dtype.to_string(),
+        let mut row = identity(&self.case, self.work, self.dtype, self.device, self.tf32);
+        let Value::Object(measured) = json!({
             "threads": self.threads,
-            "device": self.device.to_string(),
-            "n": n,
-            "rows": rows,
-            "i": i,
-            "j": j,
-            "k": k,
-            "r": r,
             "seconds": self.seconds,
             "fastest_seconds": self.fastest,
             "flops": self.flops,
@@ -134,7 +124,11 @@ impl Row {
             "best_baseline": best.map(|best| best.0),
             "best_baseline_seconds": best.map(|best| best.1),
             "baselines": baselines,
-        })
+        }) else {
+            return Value::Null;
+        };
+        row.extend(measured);
+        Value::Object(row)
     }
 
     /// The cells under [`headings`].
@@ -144,8 +138,8 @@ impl Row {
             self.case.label(),
             self.work.label(),
             self.form(),
-            self.dtype.to_string(),
-            self.threads.to_string(),
+            arithmetic(self.dtype, self.tf32),
+            self.threads.map_or_else(|| self.device.to_string(), |threads| threads.to_string()),
             self.algorithm.clone().unwrap_or_else(|| "–".into()),
             duration(self.seconds),
             format!("{:.1}", self.gflops()),
@@ -165,6 +159,49 @@ impl Row {
     }
 }
 
+/// The fields of a JSON object that say what was measured.
+pub(crate) fn identity(case: &Case, work: Work, dtype: DType, device: Device, tf32: bool) -> Map<String, Value> {
+    let Shape { n, rows, i, j, k, r } = case.shape;
+    let gradient = (work.pass != Pass::Forward).then(|| work.which.name());
+    let fields = [
+        ("preset", json!(case.preset)),
+        ("pass", json!(work.pass.name())),
+        ("gradient", json!(gradient)),
+        ("saved", json!(work.saved)),
+        ("tied", json!(work.tied)),
+        ("form", json!(case.form.to_string())),
+        ("dtype", json!(dtype.to_string())),
+        ("tf32", json!(tf32 && dtype == DType::F32)),
+        ("device", json!(device.to_string())),
+        ("n", json!(n)),
+        ("rows", json!(rows)),
+        ("i", json!(i)),
+        ("j", json!(j)),
+        ("k", json!(k)),
+        ("r", json!(r)),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The type, and whether its products are those of tf32.
+pub(crate) fn arithmetic(dtype: DType, tf32: bool) -> String {
+    if tf32 && dtype == DType::F32 { "f32 (tf32)".into() } else { dtype.to_string() }
+}
+
+/// Lines under headings, with figures in some columns.
+pub(crate) fn lines(
+    headings: &[&'static str],
+    lines: impl IntoIterator<Item = Vec<String>>,
+    figures: std::ops::Range<usize>,
+) -> String {
+    let mut builder = Builder::default();
+    builder.push_record(headings.iter().copied());
+    lines.into_iter().for_each(|line| builder.push_record(line));
+    let mut table = builder.build();
+    table.with(Style::sharp()).modify(Columns::new(figures), Alignment::right());
+    table.to_string()
+}
+
 /// Column headings. The last column is how many times as fast ours is.
 pub(crate) fn headings(goals: bool) -> Vec<&'static str> {
     let mut headings =
@@ -179,14 +216,7 @@ pub(crate) fn headings(goals: bool) -> Vec<&'static str> {
 /// All rows as a table.
 pub(crate) fn table(rows: &[Row]) -> String {
     let goals = rows.iter().any(|row| row.goal.is_some());
-    let mut builder = Builder::default();
-    builder.push_record(headings(goals));
-    for row in rows {
-        builder.push_record(row.cells(goals));
-    }
-    let mut table = builder.build();
-    table.with(Style::sharp()).modify(Columns::new(6..9), Alignment::right());
-    table.to_string()
+    lines(&headings(goals), rows.iter().map(|row| row.cells(goals)), 6..9)
 }
 
 /// Seconds for people.

@@ -1,4 +1,9 @@
 //! What a call computes, and what that costs at least: FLOPs and bytes.
+//!
+//! Bytes are those of compulsory traffic: every operand read once and every result written once, whatever is done with it in
+//! between; nothing is read that is only written. Inputs, weights, y and its gradient are in the storage type, other gradients
+//! and what is kept from launch to launch in the accumulator's. [`Work::cost`] counts a call, as if it were one step; its
+//! [`Work::launches`] count what a CUDA device's launches, each on its own, cannot spare.
 
 /// Sizes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +83,15 @@ pub(crate) struct Cost {
     pub(crate) recomputed: u128,
     /// Operands read once, and results written once.
     pub(crate) bytes: u128,
+}
+
+/// A launch of a CUDA device's engine, and the bytes that it must move at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Launch {
+    /// As kernels' names begin: contract, gram or hidden.
+    pub(crate) operation: &'static str,
+    pub(crate) read: u128,
+    pub(crate) written: u128,
 }
 
 impl Work {
@@ -212,6 +226,78 @@ impl Work {
             recomputed,
             bytes: bytes.into_iter().fold(0, u128::saturating_add),
         }
+    }
+
+    /// The launches of a CUDA device, as ARCHITECTURE.md has them, for a layer without linear terms. Of CP, H = P⊙Q, dP, dQ are
+    /// written by one launch and read by the next. None for shared contexts, whose launches work on blocks of groups.
+    pub(crate) fn launches(self, shape: Shape, [storage, accumulator]: [usize; 2]) -> Vec<Launch> {
+        let mut launches = Vec::new();
+        if shape.rows > 1 {
+            return launches;
+        }
+        let [n, i, j, k, r] = [shape.n, shape.i, shape.j, shape.k, shape.r.unwrap_or(0)].map(|size| size as u128);
+        let when = |needed: bool, sizes: &[u128]| match needed {
+            true => sizes.iter().fold(1u128, |product, &size| product.saturating_mul(size)),
+            false => 0,
+        };
+        let bytes = |elements: &[u128], size: usize| {
+            elements.iter().copied().fold(0, u128::saturating_add).saturating_mul(size as u128)
+        };
+        // Elements read of the storage and of the accumulator's type, and bytes written.
+        let mut launch = |operation, stored: &[u128], kept: &[u128], written: u128| {
+            let read = bytes(stored, storage).saturating_add(bytes(kept, accumulator));
+            if written > 0 {
+                launches.push(Launch { operation, read, written });
+            }
+        };
+        let (y, parts, saved) = (self.forward(), self.parts(shape), self.saved);
+        let Parts { z, x, w, a, b, c } = parts;
+        // Of tied inputs the one tensor.
+        let inputs = |z: bool, x: bool| match self.tied {
+            true => [when(z || x, &[n, i]), 0],
+            false => [when(z, &[n, i]), when(x, &[n, j])],
+        };
+        let of_inputs = [when(z, &[n, i]), when(x && !self.sums_inputs(shape), &[n, j])];
+        let (g, output) = (when(true, &[n, k]), bytes(&[when(true, &[n, k])], storage));
+        if shape.r.is_none() {
+            let weights = when(true, &[k, i, j]);
+            let all = inputs(true, true);
+            if y {
+                launch("contract", &[all[0], all[1], weights], &[], output);
+            }
+            // dz is a sum with x, dx one with z.
+            let others = inputs(x, z);
+            launch("contract", &[g, weights, others[0], others[1]], &[], bytes(&of_inputs, accumulator));
+            launch("gram", &[g, all[0], all[1]], &[], bytes(&[when(w, &[k, i, j])], accumulator));
+            return launches;
+        }
+        let hidden = when(true, &[n, r]);
+        let factors = |a: bool, b: bool, c: bool| [when(a, &[k, r]), when(b, &[i, r]), when(c, &[j, r])];
+        if y {
+            let ([z, x], [_, b, c]) = (inputs(true, true), factors(false, true, true));
+            let copies = if saved { 3 } else { 1 };
+            launch("hidden", &[z, x, b, c], &[], bytes(&[hidden.saturating_mul(copies)], accumulator));
+            launch("contract", &factors(true, false, false), &[hidden], output);
+        }
+        // dP = D⊙Q for dz and dB, dQ = D⊙P for dx and dC, H = P⊙Q for dA.
+        let (dp, dq) = (z || b, x || c);
+        let (d, p, q) = (dp || dq, dq || a, dp || a);
+        let written = [when(dp, &[n, r]), when(dq, &[n, r]), when(a, &[n, r])];
+        let (form_p, form_q) = (p && !saved, q && !saved);
+        let ([from_z, from_x], [of_a, of_b, of_c]) = (inputs(form_p, form_q), factors(d, form_p, form_q));
+        let loaded = [when(p && saved, &[n, r]), when(q && saved, &[n, r])];
+        let stored = [when(d, &[n, k]), from_z, from_x, of_a, of_b, of_c];
+        launch("hidden", &stored, &loaded, bytes(&written, accumulator));
+        launch(
+            "contract",
+            &factors(false, z, x),
+            &[when(z, &[n, r]), when(x, &[n, r])],
+            bytes(&of_inputs, accumulator),
+        );
+        let [of_b, of_c] = inputs(b, c);
+        let kept = [a, b, c].map(|wanted| when(wanted, &[n, r]));
+        launch("gram", &[when(a, &[n, k]), of_b, of_c], &kept, bytes(&factors(a, b, c), accumulator));
+        launches
     }
 
     /// For the table.
