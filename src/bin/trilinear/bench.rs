@@ -202,7 +202,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         None => None,
     };
     let dtypes = dedup(&args.dtype);
-    let machine = describe_machine(&context, &dtypes, &engine, args.tf32)?;
+    let machine = describe_machine(&context, &dtypes, &engine)?;
     if !args.json {
         writeln!(std::io::stdout(), "{machine}")?;
     }
@@ -218,18 +218,21 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Engine::Simulated(profiler) => {
             let listing = counted(&args, context, profiler, &calls)?;
             let lines = || listing.items.iter().flat_map(cuda::counts::Counts::cells);
-            let headings = &cuda::counts::HEADINGS;
-            let body = format!("<p>{}</p>\n{}", cuda::counts::LEGEND, plots::table(headings, lines())?);
-            let table = report::lines(headings, lines(), 8..10);
-            (format!("{table}\n{}", cuda::counts::LEGEND), plots::document(&machine, body, &listing.skipped)?)
+            let (headings, legend) = (&cuda::counts::HEADINGS, cuda::counts::LEGEND);
+            let html = || {
+                let body = format!("<p>{legend}</p>\n{}", plots::table(headings, lines())?);
+                plots::document(&machine, body, &listing.skipped)
+            };
+            (format!("{}\n{legend}", report::lines(headings, lines(), 8..10)), save.is_some().then(html))
         }
         timer => {
             let listing = timed(&args, context, timer, &calls)?;
-            (report::table(&listing.items), plots::html(&machine, &listing.items, &listing.skipped)?)
+            let html = || plots::html(&machine, &listing.items, &listing.skipped);
+            (report::table(&listing.items), save.is_some().then(html))
         }
     };
-    if let (Some(mut file), Some(path)) = (save, &args.save) {
-        file.write_all(html.as_bytes()).with_context(|| format!("--save {}", path.display()))?;
+    if let (Some(mut file), Some(path), Some(html)) = (save, &args.save, html) {
+        file.write_all(html?.as_bytes()).with_context(|| format!("--save {}", path.display()))?;
     }
     if !args.json {
         writeln!(std::io::stdout(), "{table}")?;
@@ -386,15 +389,14 @@ fn is_long(job: &Job) -> Result<bool> {
 }
 
 /// The processor or device, and what it can do at most.
-fn describe_machine(context: &Context, dtypes: &[DType], engine: &Engine, tf32: bool) -> Result<String> {
+fn describe_machine(context: &Context, dtypes: &[DType], engine: &Engine) -> Result<String> {
     let pools = match engine {
         Engine::Cpu(pools) => pools,
         #[cfg(feature = "cuda")]
-        Engine::Gpu(timer) => return Ok(timer.gpu.describe(dtypes, tf32)),
+        Engine::Gpu(timer) => return Ok(timer.gpu.describe(dtypes, context.tf32())),
         #[cfg(feature = "cuda")]
         Engine::Simulated(_) => return Ok(format!("{}: {}", context.device(), context.device().describe()?)),
     };
-    let _ = tf32;
     let mut text = format!("{}, {}, {}", host::cpu_name(), context.device(), context.simd());
     for &(threads, _) in pools {
         let plural = if threads == 1 { "" } else { "s" };

@@ -17,15 +17,16 @@ use crate::host;
 mod gradients;
 
 const EXAMPLES: &str = "\
-Every SIMD level that this processor has, every storage type and every algorithm compute shapes around the edges of
-their tiles, forward and backward, on one thread and on several, into memory full of NaN. Each element must lie within the published error
-bound of the reference; results of one and of several threads must have the same bits.
+Every SIMD level that this processor has, the first CUDA device if there is one, every storage type and every algorithm compute
+shapes around the edges of their tiles, forward and backward, on one thread and on several, into memory full of NaN. Each element
+must lie within the published error bound of the reference; results of one and of several threads must have the same bits.
 
 Exit code 0 if all is right, 1 if not.
 
 Examples:
   trilinear check
-  trilinear check --dtype bf16    one storage type only";
+  trilinear check --dtype bf16    one storage type only
+  trilinear check --device cuda:0    that device only; cpu: the processor only";
 
 /// Options of `check`.
 #[derive(clap::Args)]
@@ -34,6 +35,9 @@ pub(crate) struct Args {
     /// Only this storage type (repeatable): f32, f64, f16, bf16
     #[arg(long, value_name = "TYPE", value_parser = crate::bench::parse_dtype)]
     dtype: Vec<DType>,
+    /// Only this device: cpu or cuda:N [default: the processor, and cuda:0 if it is there]
+    #[arg(long)]
+    device: Option<Device>,
 }
 
 /// How many failures are described one by one.
@@ -59,6 +63,7 @@ struct Line {
 struct Checker {
     pool: ThreadPool,
     threads: usize,
+    device: Option<Device>,
     lines: Vec<Line>,
     failures: Vec<String>,
     /// Why operations were left out.
@@ -70,7 +75,10 @@ pub(crate) fn run(args: Args) -> Result<bool> {
     // Two threads at least: their division of the work can be tested on one processor too.
     let threads = host::threads().max(2);
     let pool = ThreadPoolBuilder::new().num_threads(threads).build().context("threads could not be started")?;
-    let mut checker = Checker { pool, threads, lines: Vec::new(), failures: Vec::new(), skipped: BTreeSet::new() };
+    // One that was asked for must be there.
+    args.device.map_or(Ok(()), Device::check)?;
+    let (device, skipped) = (args.device, BTreeSet::new());
+    let mut checker = Checker { pool, threads, device, lines: Vec::new(), failures: Vec::new(), skipped };
     let wanted = |dtype| args.dtype.is_empty() || args.dtype.contains(&dtype);
     if wanted(DType::F32) {
         checker.check::<f32>()?;
@@ -109,6 +117,10 @@ fn shapes(tiles: &BTreeSet<(usize, usize)>) -> BTreeSet<Sizes> {
         [70, 40, 40, 40, 40],
         [129, 33, 65, 31, 66],
         [600, 20, 20, 6, 200],
+        // The tiles of CUDA kernels.
+        [17, 5, 33, 129, 65],
+        [128, 4, 16, 128, 64],
+        [257, 3, 18, 127, 63],
     ]
     .into();
     for &(nr, mr) in tiles {
@@ -182,8 +194,7 @@ impl Expected {
     }
 }
 
-/// One computation, into a buffer.
-/// The CUDA device that is checked, if it is there.
+/// The CUDA device that is checked unless another is asked for, if it is there.
 const CUDA: Device = Device::Cuda(0);
 
 /// The SIMD level of a context of the processor.
@@ -191,6 +202,7 @@ fn level(context: &Context) -> Option<SimdLevel> {
     (context.device() == Device::Cpu).then(|| context.simd())
 }
 
+/// One computation, into a buffer.
 type Compute<'a, E> = &'a (dyn Fn(Context, &mut [E]) -> trilinear::Result<()> + Sync);
 
 /// A layer, and the parts of it that generate weights (W and V) and biases (U and b).
@@ -217,7 +229,11 @@ impl Checker {
             levels.push(context);
         }
         // Of a device that is there every kernel is checked too, by the same shapes.
-        levels.extend(Context::new(CUDA));
+        let cuda = self.cuda().map(Context::new);
+        if self.device.is_some_and(|device| device != Device::Cpu) {
+            levels.clear();
+        }
+        levels.extend(cuda.and_then(std::result::Result::ok));
         let mut seed = 1;
         for sizes in shapes(&tiles) {
             self.dense::<T>(&levels, sizes, &mut seed)?;
@@ -346,7 +362,7 @@ impl Checker {
             self.pool.install(|| compute(parallel, &mut several))?;
             let what = || {
                 let [n, i, j, k, r] = sizes;
-                let place = level(&context).map_or_else(|| CUDA.to_string(), |level| level.to_string());
+                let place = level(&context).map_or_else(|| context.device().to_string(), |level| level.to_string());
                 format!("{operation}, {place}, {dtype}, n={n} i={i} j={j} k={k} r={r}")
             };
             let mut worst = 0.0f64;
@@ -381,6 +397,11 @@ impl Checker {
         Ok(())
     }
 
+    /// The CUDA device to check.
+    fn cuda(&self) -> Option<Device> {
+        self.device.map_or(Some(CUDA), |device| (device != Device::Cpu).then_some(device))
+    }
+
     fn tally(&mut self, level: Option<SimdLevel>, dtype: DType, operation: &str) -> &mut Tally {
         let found = |line: &Line| line.level == level && line.dtype == dtype && line.operation == operation;
         let index = self.lines.iter().position(found).unwrap_or_else(|| {
@@ -410,7 +431,8 @@ impl Checker {
         }
         printed.sort();
         for (level, operation) in printed {
-            let mut cells = vec![level.map_or_else(|| CUDA.to_string(), |level| level.to_string()), operation.clone()];
+            let cuda = || self.cuda().map_or_else(String::new, |device| device.to_string());
+            let mut cells = vec![level.map_or_else(cuda, |level| level.to_string()), operation.clone()];
             for dtype in &dtypes {
                 let found = |line: &&Line| line.level == level && line.operation == *operation && line.dtype == *dtype;
                 cells.push(self.lines.iter().find(found).map_or(String::new(), |line| line.tally.cell()));
@@ -426,7 +448,7 @@ impl Checker {
         for reason in &self.skipped {
             writeln!(out, "not checked: {reason}")?;
         }
-        if let Err(error) = CUDA.check() {
+        if let Some(Err(error)) = self.cuda().map(Device::check) {
             writeln!(out, "not checked: {error}")?;
         }
         let cases: usize = self.lines.iter().map(|line| line.tally.cases).sum();

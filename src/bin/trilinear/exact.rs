@@ -200,18 +200,22 @@ fn within(value: f64, expected: f64, bound: f64, what: impl Fn() -> String) -> R
     Ok(())
 }
 
-/// A baseline's results against ours, each relative to its largest element.
-pub(crate) fn compare<T: Element>(name: &str, theirs: &Results<'_, T>, ours: &Snapshot<T>) -> Result<()> {
-    close(name, "y", theirs.y, &ours.y)?;
+/// The results of a baseline, which keeps intermediate tensors in this type, against ours, each relative to its largest element.
+pub(crate) fn compare<T: Element>(
+    (name, kept): (&str, DType),
+    theirs: &Results<'_, T>,
+    ours: &Snapshot<T>,
+) -> Result<()> {
+    close((name, kept), "y", theirs.y, &ours.y)?;
     for ((part, theirs), ours) in gradients(theirs).into_iter().zip(&ours.gradients) {
-        close(name, part, theirs, ours)?;
+        close((name, kept), part, theirs, ours)?;
     }
     Ok(())
 }
 
-fn close<E: Element>(name: &str, part: &str, theirs: &[E], ours: &[E]) -> Result<()> {
+fn close<E: Element>((name, kept): (&str, DType), part: &str, theirs: &[E], ours: &[E]) -> Result<()> {
     let largest = ours.iter().fold(0.0, |largest: f64, value| largest.max(value.to_f64().abs()));
-    let tolerance = (1e-3 + 4.0 * E::DTYPE.storage_roundoff()) * largest;
+    let tolerance = (1e-3 + 4.0 * E::DTYPE.storage_roundoff().max(kept.storage_roundoff())) * largest;
     let close = |(theirs, ours): (&E, &E)| (theirs.to_f64() - ours.to_f64()).abs() <= tolerance; // which NaN is not
     match theirs.iter().zip(ours).position(|pair| !close(pair)) {
         None => Ok(()),

@@ -221,7 +221,7 @@ fn interleave<T: Baselines>(
         let call = move |set, to: Results<'_, T>| Ok(baseline.run(data.operands(set), to)?);
         contenders.push(Contender::new(name, true, call));
     }
-    let budget = settings.seconds;
+    let (budget, accumulator) = (settings.seconds, T::Accumulator::DTYPE);
     // The first call of each shows that it is right, and how long it takes.
     let mut expected: Option<Snapshot<T>> = None;
     let mut longest = 0.0f64;
@@ -234,7 +234,9 @@ fn interleave<T: Baselines>(
         let results = outputs.set(0);
         match &expected {
             None => exact::check(data, job.plain, &results)?,
-            Some(expected) if contender.is_baseline => exact::compare(contender.name, &results, expected)?,
+            Some(expected) if contender.is_baseline => {
+                exact::compare((contender.name, accumulator), &results, expected)?
+            }
             Some(expected) if !expected.equals(&results) => {
                 bail!("prepared weights give other bits than unprepared ones: please report this")
             }

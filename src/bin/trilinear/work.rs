@@ -86,6 +86,7 @@ pub(crate) struct Cost {
 }
 
 /// A launch of a CUDA device's engine, and the bytes that it must move at least.
+#[cfg(feature = "cuda")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Launch {
     /// As kernels' names begin: contract, gram or hidden.
@@ -230,6 +231,7 @@ impl Work {
 
     /// The launches of a CUDA device, as ARCHITECTURE.md has them, for a layer without linear terms. Of CP, H = P⊙Q, dP, dQ are
     /// written by one launch and read by the next. None for shared contexts, whose launches work on blocks of groups.
+    #[cfg(feature = "cuda")]
     pub(crate) fn launches(self, shape: Shape, [storage, accumulator]: [usize; 2]) -> Vec<Launch> {
         let mut launches = Vec::new();
         if shape.rows > 1 {

@@ -106,7 +106,7 @@ impl Timer {
             let ready = baseline.prepare(self.gpu.device, blas)?;
             loaded.clear()?;
             ready.call(&loaded.tensors)?;
-            exact::compare(name, &loaded.tensors.results(&mut loaded.outputs)?, &ours)?;
+            exact::compare((name, T::DTYPE), &loaded.tensors.results(&mut loaded.outputs)?, &ours)?;
             all.push(ready);
         }
         Ok(all)

@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""The bytes that the kernels' launches move, by the least that they must, and their bank conflicts: Markdown for docs/performance.md.
+
+Runs `trilinear bench` (built with feature cli) on the simulated device, on shapes of one tile: so that what is read more than once
+is the kernel's doing. With one multiprocessor no depth is split; with 8, the device's default, it is where the rule of
+src/cuda/choose.rs says so.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# What it is, the options, which launch of the call.
+FORWARD, BACKWARD = ["--pass", "forward"], ["--pass", "backward", "--gradient"]
+LAUNCHES = [
+    *(
+        (what, [*options, "--dtype", dtype], index)
+        for dtype in ("f32", "f16", "bf16")
+        for what, options, index in [
+            ("y", ["--shape", "128,16,64,128", *FORWARD], 0),
+            ("y", ["--shape", "128,4,256,128", *FORWARD], 0),
+            ("dz", ["--shape", "128,128,64,16", *BACKWARD, "z"], 0),
+            ("dx", ["--shape", "128,64,128,16", *BACKWARD, "x"], 0),
+            ("dW", ["--shape", "512,16,128,8", *BACKWARD, "w"], 0),
+        ]
+    ),
+    *(
+        (what, [*options, "--tf32"], 0)
+        for what, options in [
+            ("y", ["--shape", "128,16,64,128", *FORWARD]),
+            ("dz", ["--shape", "128,128,64,16", *BACKWARD, "z"]),
+            ("dx", ["--shape", "128,64,128,16", *BACKWARD, "x"]),
+            ("dW", ["--shape", "512,16,128,8", *BACKWARD, "w"]),
+        ]
+    ),
+    *(
+        (what, [*options, "--dtype", "f64"], 0)
+        for what, options in [
+            ("y", ["--shape", "64,16,64,64", *FORWARD]),
+            ("dz", ["--shape", "64,64,64,16", *BACKWARD, "z"]),
+            ("dx", ["--shape", "64,64,64,16", *BACKWARD, "x"]),
+            ("dW", ["--shape", "256,8,64,8", *BACKWARD, "w"]),
+        ]
+    ),
+    ("y, 16 rows", ["--shape", "16,16,64,128", *FORWARD], 0),
+    ("y, 16 rows", ["--shape", "16,64,128,128", *FORWARD], 0),
+    ("dz, 16 rows", ["--shape", "16,128,64,16", *BACKWARD, "z"], 0),
+    *(
+        (what, ["--shape", f"{n},64,64,64,64", "--form", "cp", "--dtype", dtype, *options], index)
+        for dtype, n in (("f32", 64), ("f64", 32))
+        for what, options, index in [
+            ("H", FORWARD, 0),
+            ("y = HAᵀ", FORWARD, 1),
+            ("H, dP, dQ", [*BACKWARD, "all"], 0),
+            ("H, dP, dQ of saved P, Q", [*BACKWARD, "all", "--saved"], 0),
+            ("dP alone", [*BACKWARD, "z"], 0),
+            ("dQ alone", [*BACKWARD, "x"], 0),
+            ("H alone", [*BACKWARD, "a"], 0),
+            ("dz, dx", [*BACKWARD, "all"], 1),
+            ("dA, dB, dC", [*BACKWARD, "all"], 2),
+        ]
+    ),
+]
+
+
+def launch(driver, options, index, processors):
+    command = [ROOT / "target/release/trilinear", "bench", "--device", "cuda:0", "--json", *options]
+    if "--form" not in options:
+        command += ["--form", "dense"]
+    environment = {**os.environ, "LD_LIBRARY_PATH": driver, "SIMULATED_CUDA_MULTIPROCESSORS": str(processors)}
+    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    return json.loads(output)["launches"][index]
+
+
+def conflicts(counts):
+    sides = (counts["shared_loads"], counts["shared_stores"])
+    beyond = sum(side["transactions"] - side["minimum"] for side in sides)
+    return f"{100 * beyond / sum(side['minimum'] for side in sides):.1f}%" if beyond else "0"
+
+
+def main():
+    driver = subprocess.run([ROOT / "tools/simulated-cuda/build"], check=True, capture_output=True, text=True).stdout.strip()
+    print("| kernel | result | N, I, J, K (, R) | ÷ least | read | written | split in | ÷ least | inner conflicts | all |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for what, options, index in LAUNCHES:
+        one, eight = (launch(driver, options, index, processors) for processors in (1, 8))
+        sectors = (32 * one[side]["sectors"] for side in ("global_loads", "global_stores"))
+        read, written = (b / one[f"minimum_{side}_bytes"] for b, side in zip(sectors, ("read", "written")))
+        parts = eight["blocks"] // one["blocks"]
+        split = [str(parts), f"{eight['ratio']:.2f}"] if parts > 1 else ["–", "–"]
+        shape = options[options.index("--shape") + 1].replace(",", ", ")
+        cells = [one["kernel"], what, shape, f"{one['ratio']:.2f}", f"{read:.2f}", f"{written:.2f}", *split]
+        print(f"| {' | '.join(cells)} | {one['inner_conflicts']} | {conflicts(one)} |")
+
+
+main()
