@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """The bytes that the kernels' launches move, by the least that they must, and their bank conflicts: Markdown for docs/performance.md.
 
-Runs `trilinear bench` (built with feature cli) on the simulated device, on shapes of one tile: so that what is read more than once
-is the kernel's doing. With one multiprocessor no depth is split; with 8, the device's default, it is where the rule of
-src/cuda/choose.rs says so.
+Runs `trilinear bench` (built with feature cli) on the simulated device, on shapes of which each result is one tile: so that what is
+read more than once is the kernel's doing. More blocks than results are parts of a depth that is split.
 """
 
 import json
@@ -38,15 +37,23 @@ LAUNCHES = [
     *(
         (what, [*options, "--dtype", "f64"], 0)
         for what, options in [
-            ("y", ["--shape", "64,16,64,64", *FORWARD]),
-            ("dz", ["--shape", "64,64,64,16", *BACKWARD, "z"]),
-            ("dx", ["--shape", "64,64,64,16", *BACKWARD, "x"]),
+            ("y", ["--shape", "64,8,64,64", *FORWARD]),
+            ("dz", ["--shape", "64,64,64,8", *BACKWARD, "z"]),
+            ("dx", ["--shape", "64,64,64,8", *BACKWARD, "x"]),
             ("dW", ["--shape", "256,8,64,8", *BACKWARD, "w"]),
         ]
     ),
-    ("y, 16 rows", ["--shape", "16,16,64,128", *FORWARD], 0),
-    ("y, 16 rows", ["--shape", "16,64,128,128", *FORWARD], 0),
-    ("dz, 16 rows", ["--shape", "16,128,64,16", *BACKWARD, "z"], 0),
+    ("y on sm_75", ["--shape", "128,16,64,128", *FORWARD, "--dtype", "f16"], 0),
+    ("dz on sm_75", ["--shape", "128,128,64,16", *BACKWARD, "z", "--dtype", "f16"], 0),
+    ("y", ["--shape", "16,4,64,128", *FORWARD], 0),
+    ("dz", ["--shape", "16,128,64,4", *BACKWARD, "z"], 0),
+    ("y, split", ["--shape", "128,64,128,128", *FORWARD], 0),
+    ("y, split", ["--shape", "128,64,128,128", *FORWARD, "--dtype", "bf16"], 0),
+    ("y, split", ["--shape", "64,16,64,64", *FORWARD, "--dtype", "f64"], 0),
+    ("y, split", ["--shape", "16,16,64,128", *FORWARD], 0),
+    ("y, split", ["--shape", "16,64,128,128", *FORWARD], 0),
+    ("y, split", ["--shape", "1,64,128,128", *FORWARD], 0),
+    ("dW, split", ["--shape", "8192,16,128,8", *BACKWARD, "w"], 0),
     *(
         (what, ["--shape", f"{n},64,64,64,64", "--form", "cp", "--dtype", dtype, *options], index)
         for dtype, n in (("f32", 64), ("f64", 32))
@@ -65,11 +72,12 @@ LAUNCHES = [
 ]
 
 
-def launch(driver, options, index, processors):
+def launch(driver, what, options, index):
     command = [ROOT / "target/release/trilinear", "bench", "--device", "cuda:0", "--json", *options]
     if "--form" not in options:
         command += ["--form", "dense"]
-    environment = {**os.environ, "LD_LIBRARY_PATH": driver, "SIMULATED_CUDA_MULTIPROCESSORS": str(processors)}
+    capability = "7.5" if what.endswith("sm_75") else "8.0"
+    environment = {**os.environ, "LD_LIBRARY_PATH": driver, "SIMULATED_CUDA_CAPABILITY": capability}
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     return json.loads(output)["launches"][index]
 
@@ -82,17 +90,16 @@ def conflicts(counts):
 
 def main():
     driver = subprocess.run([ROOT / "tools/simulated-cuda/build"], check=True, capture_output=True, text=True).stdout.strip()
-    print("| kernel | result | N, I, J, K (, R) | ÷ least | read | written | split in | ÷ least | inner conflicts | all |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("| blocks × kernel | result | N, I, J, K (, R) | ÷ least | read | written | conflicts, inner loop | all |")
+    print("|---|---|---|---|---|---|---|---|")
     for what, options, index in LAUNCHES:
-        one, eight = (launch(driver, options, index, processors) for processors in (1, 8))
-        sectors = (32 * one[side]["sectors"] for side in ("global_loads", "global_stores"))
-        read, written = (b / one[f"minimum_{side}_bytes"] for b, side in zip(sectors, ("read", "written")))
-        parts = eight["blocks"] // one["blocks"]
-        split = [str(parts), f"{eight['ratio']:.2f}"] if parts > 1 else ["–", "–"]
+        counts = launch(driver, what, options, index)
+        sectors = (32 * counts[side]["sectors"] for side in ("global_loads", "global_stores"))
+        read, written = (b / counts[f"minimum_{side}_bytes"] for b, side in zip(sectors, ("read", "written")))
         shape = options[options.index("--shape") + 1].replace(",", ", ")
-        cells = [one["kernel"], what, shape, f"{one['ratio']:.2f}", f"{read:.2f}", f"{written:.2f}", *split]
-        print(f"| {' | '.join(cells)} | {one['inner_conflicts']} | {conflicts(one)} |")
+        ratios = [f"{ratio:.2f}" for ratio in (counts["ratio"], read, written)]
+        cells = [f"{counts['blocks']} × {counts['kernel']}", what, shape, *ratios]
+        print(f"| {' | '.join(cells)} | {counts['inner_conflicts']} | {conflicts(counts)} |")
 
 
 main()
