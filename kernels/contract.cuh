@@ -12,7 +12,7 @@
 // memory.
 //
 //   shared:   w     2 × [BK][BN]                     swizzled as in stage.cuh
-//             p     2 × [SCALES][BM + V]             p of SCALES slices, see place.cuh
+//             p     2 × [SCALES][BM + V]             p of SCALES slices, see segments.cuh
 //             q     max(2, resident / BK) × [BK][BM] swizzled
 //
 // q of q.b = 0 (x, for all i) is the same in each slice: where `resident` has room for all its depth it is staged by
@@ -24,7 +24,7 @@
 //   tile f64
 //   64x64x16          256      16   16    8       16,384 + 8,448 + 16,384      (doubles: twice the registers)
 #pragma once
-#include "place.cuh"
+#include "segments.cuh"
 #include "tile.cuh"
 
 template <class T, int BM_, int BN_, int BK_, int TM_, int TN_>
@@ -55,14 +55,14 @@ struct ContractTile {
         const void* q = shifted(s.q, place.batch * s.q_batch, s.q_type);
         const void* w = shifted(s.w, place.batch * s.w_batch, s.w_type);
         if (threadIdx.x == 0) {
-            plan_q.make(q, s.q_type, place.first_n, c.per, c.n, s.q_n, s.q_c, s.slices == 1 ? 0 : s.q_b, steps);
-            plan_w.make(w, s.w_type, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, s.slices == 1 ? 0 : s.w_b,
+            plan_q.make(q, s.q_type, place.first_row, c.per, c.n, s.q_n, s.q_c, s.slices == 1 ? 0 : s.q_b, steps);
+            plan_w.make(w, s.w_type, place.first_lane, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, s.slices == 1 ? 0 : s.w_b,
                         steps);
         }
         __syncthreads();
         uint32_t slice = lo / steps, chunk = lo - int64_t(slice) * steps;  // of the step loaded last
-        StageQ stage_q(plan_q, q, place.first_n, c.per, c.n, s.q_n, s.q_c, slice, chunk);
-        StageW stage_w(plan_w, w, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, slice, chunk);
+        StageQ stage_q(plan_q, q, place.first_row, c.per, c.n, s.q_n, s.q_c, slice, chunk);
+        StageW stage_w(plan_w, w, place.first_lane, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, slice, chunk);
         const bool scaled = s.p != nullptr;
         const bool keep = s.q_b == 0 && s.depth <= c.resident;
         const int last = int(s.depth - int64_t(steps - 1) * BK);  // c of a slice's last step
@@ -114,7 +114,7 @@ struct ContractTile {
 #pragma unroll
         for (int m = 0; m < TM; m += V) {
             T scale[V];
-            load_vector(scale, p + grid.row(m / V));
+            load_vector(scale, p + grid.row(m));
 #pragma unroll
             for (int v = 0; v < V; v++)
 #pragma unroll
@@ -129,37 +129,9 @@ struct ContractTile {
             for (int a = 0; a < TN; a++) sums[m][a] += t[m][a], t[m][a] = 0;
     }
 
-    __device__ __forceinline__ void write(const Contract& c, const Place& place) {
-        bool vectors = output_vectors<V>(c);
-#pragma unroll 1
-        for (int m = 0; m < TM; m++, next_row(sums)) {
-            int64_t row = place.first_n + grid.row(m / V) + m % V;
-            if (row >= c.n) continue;
-#pragma unroll
-            for (int l = 0; l < TN / V; l++) {
-                T v[V];
-#pragma unroll
-                for (int e = 0; e < V; e++) v[e] = sums[0][l * V + e];
-                write_lanes<T, V>(c, place, row, place.first_a + grid.lane(l), vectors, v);
-            }
-        }
-    }
-
-    __device__ __forceinline__ void run(const Contracts& all) {
-        extern __shared__ __align__(128) unsigned char dynamic[];
+    __device__ __forceinline__ void sum(const Contract& c, const Place& place, unsigned char* dynamic) {
         shared = reinterpret_cast<T*>(dynamic);
-        __shared__ Place place;
-        if (threadIdx.x == 0) place.find<BM, BN, BK>(all);
-        __syncthreads();
-        const Contract& c = all.problem[place.problem];
         zero(t);
-        zero(sums);
-        run_segments(*this, c, place);
-        if (c.splits > 1) {
-            T(&flat)[TM * TN] = reinterpret_cast<T(&)[TM * TN]>(sums);
-            if (!sum_splits<T, COUNT>(flat, c.partial, c.arrived, place.tile, place.tiles, place.split, c.splits))
-                return;
-        }
-        write(c, place);
+        sum_segments(*this, c, place);
     }
 };

@@ -4,5 +4,5 @@
 // 2 stages of 16 KB, of the 64 KB that there are.
 using Batch = ContractMmaTile<Kind::F16, 2>;
 extern "C" __global__ void __launch_bounds__(Batch::COUNT, 1) contract_f16_128x128x32(const Contracts all) {
-    Batch().run(all);
+    run<Batch>(all);
 }

@@ -5,5 +5,5 @@
 // KB to spare.
 using Batch = ContractMmaTile<Kind::F16, 4>;
 extern "C" __global__ void __launch_bounds__(Batch::COUNT, 1) contract_f16_128x128x32_sm80(const Contracts all) {
-    Batch().run(all);
+    run<Batch>(all);
 }

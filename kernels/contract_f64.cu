@@ -3,5 +3,5 @@
 
 using Batch = ContractTile<double, 64, 64, 16, 4, 4>;
 extern "C" __global__ void __launch_bounds__(Batch::COUNT, 1) contract_f64_64x64x16(const Contracts all) {
-    Batch().run(all);
+    run<Batch>(all);
 }

@@ -23,13 +23,13 @@
 //
 //   registers: 64 t, 64 sums, 24 fragments, 16 addresses: one block of 8 warps an SM
 #pragma once
-#include "mma_stage.cuh"
-#include "place.cuh"
+#include "mma_tile.cuh"
+#include "segments.cuh"
 
 template <Kind KIND, int STAGES>
 struct ContractMmaTile {
     static constexpr int BM = 128, BN = 128, BK = 64 / ELEMENT<KIND>, COUNT = 256;
-    static constexpr int MT = 4, NT = 4;  // mma tiles of a warp
+    using Grid = Warps<4, 4, 4>;
     using Stage = MmaStage<KIND, 128, COUNT>;
     using Scale = Scales<float, BM, COUNT>;
     static constexpr int BYTES(int resident) {
@@ -37,58 +37,25 @@ struct ContractMmaTile {
         return (STAGES + slots) * Stage::BYTES + Scale::SIZE * 4;
     }
 
-    float t[MT][NT * 4], sums[MT][NT * 4];
+    float t[Grid::ROWS][Grid::COLUMNS], sums[Grid::ROWS][Grid::COLUMNS];
+    Grid grid;
     unsigned char *shared_w, *shared_q;
     float* shared_p;
-
-    template <bool ALONG_ROWS>
-    __device__ __forceinline__ void multiply(const unsigned char* q, const unsigned char* w) {
-        const int lane = threadIdx.x % 32;
-        const int a_at = Stage::at(warp_row() + lane % 16, lane / 16);
-        const int b_at =
-            ALONG_ROWS ? Stage::lane_b(warp_lane()) : Stage::at(warp_lane() + lane / 16 * 8 + lane % 8, lane / 8 % 2);
-#pragma unroll
-        for (int s = 0; s < 2;
-             s++) {  // the 32-byte halves of a step; their chunks are 2·s further, before the exchange
-            uint32_t a[MT][4], b[NT / 2][4];
-#pragma unroll
-            for (int m = 0; m < MT; m++) ldmatrix(a[m], shared_address(q) + (a_at ^ s * 32) + m * 16 * 64);
-#pragma unroll
-            for (int n = 0; n < NT / 2; n++) {
-                if (!ALONG_ROWS) {
-                    ldmatrix(b[n], shared_address(w) + (b_at ^ s * 32) + n * 16 * 64);
-                } else {
-                    Stage::fragment_b(b[n], w, b_at, s, n * 16);
-                }
-            }
-#pragma unroll
-            for (int m = 0; m < MT; m++)
-#pragma unroll
-                for (int n = 0; n < NT; n++)
-                    mma<KIND>(reinterpret_cast<float (&)[4]>(t[m][n * 4]), a[m], b[n / 2][n % 2 * 2],
-                              b[n / 2][n % 2 * 2 + 1]);
-        }
-    }
 
     // sums += p·t
     __device__ __forceinline__ void flush(const float* p) {
 #pragma unroll
-        for (int m = 0; m < MT; m++)
+        for (int m = 0; m < Grid::ROWS; m++) {
+            float scale = p[grid.row(m)];
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float scale = p[warp_row() + m * 16 + half * 8 + threadIdx.x % 32 / 4];
-#pragma unroll
-                for (int n = 0; n < NT * 4; n += 4)
-#pragma unroll
-                    for (int e = half * 2; e < half * 2 + 2; e++)
-                        sums[m][n + e] = fmaf(scale, t[m][n + e], sums[m][n + e]), t[m][n + e] = 0;
-            }
+            for (int n = 0; n < Grid::COLUMNS; n++) sums[m][n] = fmaf(scale, t[m][n], sums[m][n]), t[m][n] = 0;
+        }
     }
     __device__ __forceinline__ void flush() {
 #pragma unroll
-        for (int m = 0; m < MT; m++)
+        for (int m = 0; m < Grid::ROWS; m++)
 #pragma unroll
-            for (int e = 0; e < NT * 4; e++) sums[m][e] += t[m][e], t[m][e] = 0;
+            for (int n = 0; n < Grid::COLUMNS; n++) sums[m][n] += t[m][n], t[m][n] = 0;
     }
 
     __device__ __forceinline__ void segment(const Contract& c, const Segment& s, const Place& place, int64_t lo,
@@ -97,15 +64,15 @@ struct ContractMmaTile {
         const void* q = shifted(s.q, place.batch * s.q_batch, s.q_type);
         const void* w = shifted(s.w, place.batch * s.w_batch, s.w_type);
         if (threadIdx.x == 0) {
-            plan_q.template make<false>(q, place.first_n, c.per, c.n, s.q_n, s.q_c, s.slices == 1 ? 0 : s.q_b, steps);
-            plan_w.template make<true>(w, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c,
+            plan_q.template make<false>(q, place.first_row, c.per, c.n, s.q_n, s.q_c, s.slices == 1 ? 0 : s.q_b, steps);
+            plan_w.template make<true>(w, place.first_lane, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c,
                                        s.slices == 1 ? 0 : s.w_b, steps);
         }
         __syncthreads();
         // `next` is the step that is brought next; slice and chunk are those of the one that is multiplied.
         uint32_t slice = lo / steps, chunk = lo - int64_t(slice) * steps, next_chunk = chunk;
-        Stage stage_q(plan_q, q, place.first_n, c.per, c.n, s.q_n, s.q_c, slice, chunk);
-        Stage stage_w(plan_w, w, place.first_a, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, slice, chunk);
+        Stage stage_q(plan_q, q, place.first_row, c.per, c.n, s.q_n, s.q_c, slice, chunk);
+        Stage stage_w(plan_w, w, place.first_lane, c.lanes, c.lanes, Rows{0, s.w_a}, s.w_c, slice, chunk);
         const bool scaled = s.p != nullptr;
         const bool keep = s.q_b == 0 && s.depth <= c.resident;
 
@@ -170,9 +137,9 @@ struct ContractMmaTile {
             bool new_scales = scaled && ends && (slice + 1) % SCALES == 0 && todo > 1;
             if (new_scales) scale.load(c, s, place, slice + 1);
             if (plan_w.along_rows)
-                multiply<true>(q, w);
+                grid.template multiply<KIND, true, Stage, Stage>(t, q, w);
             else
-                multiply<false>(q, w);
+                grid.template multiply<KIND, false, Stage, Stage>(t, q, w);
             if (scaled && (ends || todo == 1)) flush(Scale::at(shared_p, slice));
             if (new_scales) scale.store(shared_p, slice + 1);
             if (ends)
@@ -189,27 +156,11 @@ struct ContractMmaTile {
         __syncthreads();
     }
 
-    __device__ __forceinline__ void run(const Contracts& all) {
-        extern __shared__ __align__(128) unsigned char dynamic[];
+    __device__ __forceinline__ void sum(const Contract& c, const Place& place, unsigned char* dynamic) {
         shared_w = dynamic;
         shared_q = dynamic + STAGES * Stage::BYTES + Scale::SIZE * 4;
         shared_p = reinterpret_cast<float*>(dynamic + STAGES * Stage::BYTES);
-        __shared__ Place place;
-        if (threadIdx.x == 0) place.find<BM, BN, BK>(all);
-        __syncthreads();
-        const Contract& c = all.problem[place.problem];
         zero(t);
-        zero(sums);
-        run_segments(*this, c, place);
-        if (c.splits > 1) {
-            float (&flat)[MT * NT * 4] = reinterpret_cast<float (&)[MT * NT * 4]>(sums);
-            if (!sum_splits<float, COUNT>(flat, c.partial, c.arrived, place.tile, place.tiles, place.split, c.splits))
-                return;
-        }
-        bool vectors = output_vectors<2>(c);
-        for_each_pair(sums, [&](int row, int lane, float (&v)[2]) {
-            if (place.first_n + row < c.n)
-                write_lanes<float, 2>(c, place, place.first_n + row, place.first_a + lane, vectors, v);
-        });
+        sum_segments(*this, c, place);
     }
 };

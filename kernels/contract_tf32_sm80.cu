@@ -5,5 +5,5 @@
 // KB to spare.
 using Batch = ContractMmaTile<Kind::TF32, 4>;
 extern "C" __global__ void __launch_bounds__(Batch::COUNT, 1) contract_tf32_128x128x16_sm80(const Contracts all) {
-    Batch().run(all);
+    run<Batch>(all);
 }

@@ -29,7 +29,9 @@ struct GramTile {
     T sums[TM][TN];
     Grid grid;
 
-    __device__ __forceinline__ void sum(const Gram& g, const GramPlace& place, T* shared) {
+    __device__ __forceinline__ void sum(const Gram& g, const Place& place, unsigned char* dynamic) {
+        if (place.lo == place.hi) return;
+        T* shared = reinterpret_cast<T*>(dynamic);
         Load operands(g, place);
         auto store = [&](int half) {
 #pragma unroll
@@ -45,42 +47,16 @@ struct GramTile {
                 store_shared(shared + AT_Q + half * (BN * BK) + Load::q_row(l) * BN + Load::j(), v);
             }
         };
-        operands.load(place.lo);
+        operands.load(place.lo * BK);
         store(0);
         __syncthreads();
         int half = 0;
-        for (int64_t n = place.lo; n < place.hi; n += BK, half ^= 1) {
-            bool more = n + BK < place.hi;
-            if (more) operands.load(n + BK);
+        for (int64_t step = place.lo; step < place.hi; step++, half ^= 1) {
+            bool more = step + 1 < place.hi;
+            if (more) operands.load((step + 1) * BK);
             grid.template multiply<Plain>(sums, shared, half * (BM * BK), AT_Q + half * (BN * BK));
             if (more) store(half ^ 1);
             __syncthreads();
         }
-    }
-
-    __device__ __forceinline__ void run(const Grams& all) {
-        extern __shared__ __align__(128) unsigned char dynamic[];
-        __shared__ GramPlace place;
-        if (threadIdx.x == 0) place.find<BM, BN, BK>(all);
-        __syncthreads();
-        const Gram& g = all.problem[place.problem];
-        zero(sums);
-        if (place.lo < place.hi) sum(g, place, reinterpret_cast<T*>(dynamic));
-        if (g.splits > 1) {
-            T(&flat)[TM * TN] = reinterpret_cast<T(&)[TM * TN]>(sums);
-            if (!sum_splits<T, COUNT>(flat, g.partial, g.arrived, place.tile, place.tiles, place.split, g.splits))
-                return;
-        }
-        bool vectors = output_vectors<V>(g);
-#pragma unroll 1
-        for (int t = 0; t < TM; t++, next_row(sums))
-#pragma unroll
-            for (int l = 0; l < TN / V; l++) {
-                T v[V];
-#pragma unroll
-                for (int e = 0; e < V; e++) v[e] = sums[0][l * V + e];
-                write_row<T, V>(g, place, place.first_m + grid.row(t / V) + t % V, place.first_j + grid.lane(l),
-                                vectors, v);
-            }
     }
 };

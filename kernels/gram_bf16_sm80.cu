@@ -3,5 +3,5 @@
 
 using Batch = GramMmaTile<Kind::BF16, 2, BF16>;
 extern "C" __global__ void __launch_bounds__(Batch::COUNT, 1) gram_bf16_128x128x32_sm80(const Grams all) {
-    Batch().run(all);
+    run<Batch>(all);
 }

@@ -3,5 +3,5 @@
 
 using Batch = GramMmaTile<Kind::TF32, 2, F16>;
 extern "C" __global__ void __launch_bounds__(Batch::COUNT, 1) gram_f16_128x128x16_sm80(const Grams all) {
-    Batch().run(all);
+    run<Batch>(all);
 }

@@ -3,4 +3,4 @@
 
 // 64 accumulators, 16 fragments, 24 staged: one block of 8 warps an SM.
 using Batch = GramTile<float, 128, 128, 16, 8, 8>;
-extern "C" __global__ void __launch_bounds__(Batch::COUNT, 1) gram_f32_128x128x16(const Grams all) { Batch().run(all); }
+extern "C" __global__ void __launch_bounds__(Batch::COUNT, 1) gram_f32_128x128x16(const Grams all) { run<Batch>(all); }

@@ -1,8 +1,7 @@
-// What all sums over the batch do apart from multiplying: the tile of a block, the loads of s, p and q, and their
-// products.
+// What all sums over the batch do apart from multiplying: the loads of s, p and q, their products, and the output.
 #pragma once
+#include "place.cuh"
 #include "stage.cuh"
-#include "sums.cuh"
 
 constexpr int ANY = -1;  // element types that are known at run time
 
@@ -39,32 +38,6 @@ struct Strip {
     }
 };
 
-struct GramPlace {
-    int64_t first_m, first_j, batch, tile, tiles, lo, hi;
-    int problem, split;
-
-    template <int BM, int BN, int BK>
-    __device__ __forceinline__ void find(const Grams& all) {
-        int64_t block = blockIdx.x;
-        problem = 0;
-        while (problem + 1 < all.count && block >= all.blocks[problem]) problem++;
-        if (problem) block -= all.blocks[problem - 1];
-        const Gram& g = all.problem[problem];
-        int64_t tiles_m = (g.k * g.i + BM - 1) / BM, tiles_j = (g.j + BN - 1) / BN;
-        tiles = tiles_m * tiles_j * g.batches;
-        tile = block / g.splits;
-        split = int(block - tile * g.splits);
-        int64_t rest = tile / tiles_m;
-        first_m = (tile - rest * tiles_m) * BM;
-        batch = rest / tiles_j;
-        first_j = (rest - batch * tiles_j) * BN;
-        // Steps of BK rows, none of them cut.
-        int64_t steps = (g.n + BK - 1) / BK;
-        lo = steps * split / g.splits * BK, hi = steps * (split + 1) / g.splits * BK;
-        if (hi > g.n) hi = g.n;
-    }
-};
-
 // The Khatri-Rao product a[n][m] = s[n][k] p[n][i], m = (k, i), and q[n][j], for BK rows n at once. Threads hold
 // vectors of V adjacent m and j of one n: `a_row` and `q_row` say of which. With one i the vectors of a run along k,
 // with s in the place of p. Absent operands are ones, past the edges too: there another operand is 0. TYPE: that of s,
@@ -77,7 +50,7 @@ struct GramLoad {
     static_assert(A_LOADS * A_ROWS == BK && Q_LOADS * Q_ROWS == BK, "every thread loads the same number of vectors");
 
     const Gram& g;
-    const GramPlace& place;
+    const Place& place;
     Strip<T, TYPE> inner, outer, q;  // m = (outer, inner): (k, i), or with one i (i, k)
     int64_t first;                   // inner index of the vector
     int rows;                        // elements of the vector that exist
@@ -94,8 +67,8 @@ struct GramLoad {
     __device__ __forceinline__ Rows inner_n() const { return flat() ? g.s_n : g.p_n; }
     __device__ __forceinline__ Rows outer_n() const { return flat() ? g.p_n : g.s_n; }
 
-    __device__ __forceinline__ GramLoad(const Gram& g, const GramPlace& place) : g(g), place(place) {
-        first = place.first_m + m();
+    __device__ __forceinline__ GramLoad(const Gram& g, const Place& place) : g(g), place(place) {
+        first = place.first_row + m();
         int64_t row = first / length(), left = g.k * g.i - first;
         first -= row * length();
         rows = left < V ? int(left) : V;
@@ -103,7 +76,7 @@ struct GramLoad {
                     first, length(), flat() ? g.s_k : g.p_i, inner_n());
         outer.begin(flat() ? g.p : g.s, flat() ? g.p_type : g.s_type, place.batch * (flat() ? g.p_batch : g.s_batch),
                     row, flat() ? 1 : g.k, flat() ? g.p_i : g.s_k, outer_n());
-        q.begin(g.q, g.q_type, place.batch * g.q_batch, place.first_j + j(), g.j, g.q_j, g.q_n);
+        q.begin(g.q, g.q_type, place.batch * g.q_batch, place.first_lane + j(), g.j, g.q_j, g.q_n);
         wrapped = inner.count < V && left > inner.count;
         ones(inner, raw_inner), ones(outer, raw_outer), ones(q, raw_q);
     }
@@ -127,7 +100,7 @@ struct GramLoad {
     __device__ __forceinline__ void each(const Strip<T, TYPE>& strip, Rows n, int64_t n0, int row, Raw<T> (&raw)[LOADS],
                                          Get get) {
         if (!strip.from) return;
-        int64_t left = place.hi - n0 - row, size = int64_t(1) << element_shift(strip.type());
+        int64_t left = g.n - n0 - row, size = int64_t(1) << element_shift(strip.type());
         bool grouped = g.per < g.n;
         const char* at = strip.from + row_offset(n0 + row, g.per, g.n, n) * size;
         int64_t apart = n.inner * (ROWS * size);
@@ -172,10 +145,10 @@ struct GramLoad {
     __device__ __forceinline__ void lanes(int l, T (&v)[V]) const { raw_q[l].convert(v, q.type()); }
 };
 
-// Scales and writes count ≤ W adjacent j of a row m; `vectors`: W elements of the output are aligned there.
+// Scales and writes count ≤ W adjacent j of a row m, if there are any; `vectors`: W elements of the output are aligned there.
 template <class T, int W>
-__device__ __forceinline__ void write_row(const Gram& g, const GramPlace& place, int64_t m, int64_t j, bool vectors,
-                                          T (&v)[W]) {
+__device__ __forceinline__ void write(const Gram& g, const Place& place, int64_t m, int64_t j, bool vectors,
+                                      T (&v)[W]) {
     int64_t k = m / g.i;
     if (k >= g.k) return;
     int64_t out = k * g.out_k + (m - k * g.i) * g.out_i + place.batch * g.out_batch + j * g.out_j;
@@ -188,7 +161,6 @@ __device__ __forceinline__ void write_row(const Gram& g, const GramPlace& place,
     store_elements<T, W>(g.out, out, g.out_j, count, g.out_type, g.add, vectors, v);
 }
 
-// Whether W adjacent j of the output lie together, aligned to their size, in every row.
 template <int W>
 __device__ __forceinline__ bool output_vectors(const Gram& g) {
     return g.out_j == 1 && aligned_for_vectors(g.out, element_shift(g.out_type), W) && multiple(g.out_k, W) &&

@@ -18,17 +18,19 @@
 //   registers: 64 sums, 24 to 40 fragments, 48 staged: one block of 8 warps an SM
 #pragma once
 #include "gram_load.cuh"
-#include "mma_stage.cuh"
+#include "mma_tile.cuh"
 
 template <Kind KIND, int PARTS, Type TYPE>
 struct GramMmaTile {
     static constexpr int BM = 128, BN = 128, BK = 64 / ELEMENT<KIND>, COUNT = 256;
-    static constexpr int MT = 4, NT = 4, V = VECTOR<float>;
+    static constexpr int V = VECTOR<float>;
+    using Grid = Warps<4, 4, 4>;
     using Load = GramLoad<float, TYPE, BM, BN, BK, COUNT>;
     using Stage = MmaStage<KIND, 128, COUNT>;
     static constexpr int HALF = (PARTS + 1) * Stage::BYTES, BYTES = 2 * HALF;
 
-    float sums[MT][NT * 4];
+    float sums[Grid::ROWS][Grid::COLUMNS];
+    Grid grid;
 
     // Four adjacent elements of a row n, at most the 16 bytes of a chunk; later rows of the thread are a multiple of
     // eight further, where chunks are exchanged alike.
@@ -81,59 +83,40 @@ struct GramMmaTile {
     }
 
     __device__ __forceinline__ void multiply(const unsigned char* tile, int parts) {
-        const int a_at = Stage::lane_a(warp_row()), b_at = Stage::lane_b(warp_lane());
-        uint32_t b[2][NT / 2][4];
+        const int a_at = Stage::lane_a(grid.first_row()), b_at = Stage::lane_b(grid.first_lane());
+        uint32_t b[2][Grid::NT / 2][4];
 #pragma unroll
         for (int s = 0; s < 2; s++)
 #pragma unroll
-            for (int n = 0; n < NT / 2; n++) Stage::fragment_b(b[s][n], tile + PARTS * Stage::BYTES, b_at, s, n * 16);
+            for (int n = 0; n < Grid::NT / 2; n++)
+                Stage::fragment_b(b[s][n], tile + PARTS * Stage::BYTES, b_at, s, n * 16);
 #pragma unroll 1
         for (int part = 0; part < parts; part++) {
 #pragma unroll
             for (int s = 0; s < 2; s++) {
-                uint32_t a[MT][4];
+                uint32_t a[Grid::MT][4];
 #pragma unroll
-                for (int m = 0; m < MT; m++) Stage::fragment_a(a[m], tile + part * Stage::BYTES, a_at, s, m * 16);
-#pragma unroll
-                for (int m = 0; m < MT; m++)
-#pragma unroll
-                    for (int n = 0; n < NT; n++)
-                        mma<KIND>(reinterpret_cast<float (&)[4]>(sums[m][n * 4]), a[m], b[s][n / 2][n % 2 * 2],
-                                  b[s][n / 2][n % 2 * 2 + 1]);
+                for (int m = 0; m < Grid::MT; m++)
+                    Stage::fragment_a(a[m], tile + part * Stage::BYTES, a_at, s, m * 16);
+                grid.template multiply<KIND>(sums, a, b[s]);
             }
         }
     }
 
-    __device__ __forceinline__ void run(const Grams& all) {
-        extern __shared__ __align__(128) unsigned char dynamic[];
-        __shared__ GramPlace place;
-        if (threadIdx.x == 0) place.find<BM, BN, BK>(all);
+    __device__ __forceinline__ void sum(const Gram& g, const Place& place, unsigned char* dynamic) {
+        if (place.lo == place.hi) return;
+        Load operands(g, place);
+        const int parts = PARTS == 2 && g.s && g.p ? 2 : 1;
+        operands.load(place.lo * BK);
+        store(operands, dynamic, parts);
         __syncthreads();
-        const Gram& g = all.problem[place.problem];
-        zero(sums);
-        if (place.lo < place.hi) {
-            Load operands(g, place);
-            const int parts = PARTS == 2 && g.s && g.p ? 2 : 1;
-            operands.load(place.lo);
-            store(operands, dynamic, parts);
+        int half = 0;
+        for (int64_t step = place.lo; step < place.hi; step++, half ^= 1) {
+            bool more = step + 1 < place.hi;
+            if (more) operands.load((step + 1) * BK);
+            multiply(dynamic + half * HALF, parts);
+            if (more) store(operands, dynamic + (half ^ 1) * HALF, parts);
             __syncthreads();
-            int half = 0;
-            for (int64_t n = place.lo; n < place.hi; n += BK, half ^= 1) {
-                bool more = n + BK < place.hi;
-                if (more) operands.load(n + BK);
-                multiply(dynamic + half * HALF, parts);
-                if (more) store(operands, dynamic + (half ^ 1) * HALF, parts);
-                __syncthreads();
-            }
         }
-        if (g.splits > 1) {
-            float (&flat)[MT * NT * 4] = reinterpret_cast<float (&)[MT * NT * 4]>(sums);
-            if (!sum_splits<float, COUNT>(flat, g.partial, g.arrived, place.tile, place.tiles, place.split, g.splits))
-                return;
-        }
-        bool vectors = output_vectors<2>(g);
-        for_each_pair(sums, [&](int row, int lane, float (&v)[2]) {
-            write_row<float, 2>(g, place, place.first_m + row, place.first_j + lane, vectors, v);
-        });
     }
 };

@@ -17,29 +17,6 @@
 #pragma once
 #include "mma.cuh"
 #include "stage.cuh"
-#include "sums.cuh"
-
-// A block of 128 by 128 has 8 warps of 64 by 32:      0 1 2 3
-//                                                     4 5 6 7
-__device__ __forceinline__ int warp_row() { return threadIdx.x / 128 * 64; }
-__device__ __forceinline__ int warp_lane() { return threadIdx.x / 32 % 4 * 32; }
-
-// The accumulators of a warp, [tile of 16 rows][tile of 8 lanes][4], in pairs of adjacent lanes: use(row, lane, pair).
-template <int MT, int NT4, class Use>
-__device__ __forceinline__ void for_each_pair(float (&sums)[MT][NT4], Use use) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll 1
-    for (int m = 0; m < MT; m++, next_row(sums)) {
-#pragma unroll 1
-        for (int half = 0; half < 2; half++) {
-#pragma unroll
-            for (int n = 0; n < NT4; n += 4) {
-                float pair[2] = {half ? sums[0][n + 2] : sums[0][n], half ? sums[0][n + 3] : sums[0][n + 1]};
-                use(warp_row() + m * 16 + half * 8 + lane / 4, warp_lane() + n * 2 + lane % 4 * 2, pair);
-            }
-        }
-    }
-}
 
 template <Kind KIND, int ROWS, int THREADS>
 struct MmaStage {

@@ -1,106 +1,75 @@
-// What a block works on, and what all contractions do apart from multiplying.
+// What a block works on, and the frame of its work: contractions and sums over the batch differ in what they sum, and in
+// how a result is found and written.
 #pragma once
-#include "stage.cuh"
 #include "sums.cuh"
+
+// Rows and lanes of a problem's results, and the steps of its depth.
+__device__ __forceinline__ int64_t rows_of(const Contract& c) { return c.n; }
+__device__ __forceinline__ int64_t lanes_of(const Contract& c) { return c.lanes; }
+template <int BK>
+__device__ __forceinline__ int64_t steps_of(const Contract& c) {
+    int64_t steps = 0;
+    for (int s = 0; s < c.segments; s++) steps += c.segment[s].slices * ((c.segment[s].depth + BK - 1) / BK);
+    return steps;
+}
+__device__ __forceinline__ int64_t rows_of(const Gram& g) { return g.k * g.i; }
+__device__ __forceinline__ int64_t lanes_of(const Gram& g) { return g.j; }
+template <int BK>
+__device__ __forceinline__ int64_t steps_of(const Gram& g) {
+    return (g.n + BK - 1) / BK;
+}
 
 // It lies in shared memory, so as not to take registers during the inner loop.
 struct Place {
-    int64_t first_n, first_a, batch, tile, tiles;
-    int64_t lo, hi;  // of all steps of all segments
+    int64_t first_row, first_lane, batch, tile, tiles;
+    int64_t lo, hi;  // of the problem's steps
     int problem, split;
 
-    template <int BM, int BN, int BK>
-    __device__ __forceinline__ void find(const Contracts& all) {
+    // Of Contracts or Grams.
+    template <int BM, int BN, int BK, class Problems>
+    __device__ __forceinline__ void find(const Problems& all) {
         int64_t block = blockIdx.x;
         problem = 0;
         while (problem + 1 < all.count && block >= all.blocks[problem]) problem++;
         if (problem) block -= all.blocks[problem - 1];
-        const Contract& c = all.problem[problem];
-        int64_t tiles_n = (c.n + BM - 1) / BM, tiles_a = (c.lanes + BN - 1) / BN;
-        tiles = tiles_n * tiles_a * c.batches;
-        tile = block / c.splits;
-        split = int(block - tile * c.splits);
+        const auto& p = all.problem[problem];
+        int64_t tiles_n = (rows_of(p) + BM - 1) / BM, tiles_a = (lanes_of(p) + BN - 1) / BN;
+        tiles = tiles_n * tiles_a * p.batches;
+        tile = block / p.splits;
+        split = int(block - tile * p.splits);
         // Tiles of the same lanes follow each other: they share w, the larger operand, in the second-level cache.
         int64_t rest = tile / tiles_n;
-        first_n = (tile - rest * tiles_n) * BM;
+        first_row = (tile - rest * tiles_n) * BM;
         batch = rest / tiles_a;
-        first_a = (rest - batch * tiles_a) * BN;
-        int64_t total = 0;
-        for (int s = 0; s < c.segments; s++) total += c.segment[s].slices * ((c.segment[s].depth + BK - 1) / BK);
-        lo = total * split / c.splits, hi = total * (split + 1) / c.splits;
+        first_lane = (rest - batch * tiles_a) * BN;
+        int64_t steps = steps_of<BK>(p);
+        lo = steps * split / p.splits, hi = steps * (split + 1) / p.splits;
     }
 };
-
-__device__ __forceinline__ const void* shifted(const void* base, int64_t offset, Type type) {
-    return static_cast<const char*>(base) + offset * (int64_t(1) << element_shift(type));
-}
-
-// The rows' p for SCALES slices at once, in shared memory, twice: [2][SCALES][PITCH]. SCALES elements of f32 are the
-// 32-byte sector that one of them brings along; the pitch spreads SCALES × 4 rows over all banks.
-constexpr int SCALES = 8;
-
-template <class T, int BM, int THREADS>
-struct Scales {
-    static constexpr int PITCH = BM + VECTOR<T>, SIZE = 2 * SCALES * PITCH, LOADS = SCALES * BM / THREADS;
-    static_assert(LOADS * THREADS == SCALES * BM, "every thread loads the same number of scales");
-    T raw[LOADS];
-
-    // For the slices from `slice`, a multiple of SCALES or the first of the block.
-    __device__ __forceinline__ void load(const Contract& c, const Segment& s, const Place& place, uint32_t slice) {
-        int64_t b = slice / SCALES * SCALES + threadIdx.x % SCALES;
-#pragma unroll
-        for (int l = 0; l < LOADS; l++) {
-            int64_t row = place.first_n + (threadIdx.x + l * THREADS) / SCALES;
-            raw[l] = 0;
-            if (row < c.n && b < s.slices)
-                raw[l] = load_element(s.p, row_offset(row, c.per, c.n, s.p_n) + b * s.p_b + place.batch * s.p_batch,
-                                      s.p_type, T());
-        }
-    }
-    __device__ __forceinline__ void store(T* shared, uint32_t slice) const {
-        T* to = shared + (slice / SCALES & 1) * (SCALES * PITCH) + threadIdx.x % SCALES * PITCH;
-#pragma unroll
-        for (int l = 0; l < LOADS; l++) to[(threadIdx.x + l * THREADS) / SCALES] = raw[l];
-    }
-    // Of one slice: [row].
-    __device__ static __forceinline__ const T* at(const T* shared, uint32_t slice) {
-        return shared + (slice / SCALES & 1) * (SCALES * PITCH) + slice % SCALES * PITCH;
-    }
-};
-
-// Runs a tile's segments; the tile adds them to its sums by `segment`.
-template <class Tile>
-__device__ __forceinline__ void run_segments(Tile& tile, const Contract& c, const Place& place) {
-    int64_t before = 0;
-    for (int s = 0; s < c.segments; s++) {
-        const Segment& part = c.segment[s];
-        int64_t steps = (part.depth + Tile::BK - 1) / Tile::BK, all_steps = steps * part.slices;
-        int64_t from = place.lo > before ? place.lo - before : 0;
-        int64_t to = place.hi - before < all_steps ? place.hi - before : all_steps;
-        if (from < to) tile.segment(c, part, place, from, to, steps);
-        before += all_steps;
-    }
-}
-
-// Adds the bias and writes count ≤ W adjacent lanes of a row; `vectors`: W elements of the output are aligned there.
-template <class T, int W>
-__device__ __forceinline__ void write_lanes(const Contract& c, const Place& place, int64_t row, int64_t lane,
-                                            bool vectors, T (&v)[W]) {
-    int64_t out = row_offset(row, c.per, c.n, c.out_n) + place.batch * c.out_batch + lane * c.out_a;
-    int count = c.lanes - lane < W ? int(c.lanes - lane) : W;
-    if (c.bias) {
-        int64_t bias = row_offset(row, c.per, c.n, c.bias_n) + place.batch * c.bias_batch + lane * c.bias_a;
-#pragma unroll
-        for (int e = 0; e < W; e++)
-            if (e < count) v[e] += load_element(c.bias, bias + e * c.bias_a, c.bias_type, T());
-    }
-    store_elements<T, W>(c.out, out, c.out_a, count, c.out_type, c.add, vectors, v);
-}
 
 // Whether W adjacent lanes of the output lie together, aligned to their size, in every row.
 template <int W>
-__device__ __forceinline__ bool output_vectors(const Contract& c) {
-    bool grouped = c.per < c.n;
-    return c.out_a == 1 && aligned_for_vectors(c.out, element_shift(c.out_type), W) && multiple(c.out_n.inner, W) &&
-           multiple(c.out_batch, W) && (!grouped || multiple(c.out_n.outer, W));
+__device__ __forceinline__ bool output_vectors(const Contract& c);
+template <int W>
+__device__ __forceinline__ bool output_vectors(const Gram& g);
+
+// A block's work on one tile: its sums, those of the other blocks where its depth is cut, its results.
+template <class Tile, class Problems>
+__device__ __forceinline__ void run(const Problems& all) {
+    extern __shared__ __align__(128) unsigned char dynamic[];
+    __shared__ Place place;
+    if (threadIdx.x == 0) place.find<Tile::BM, Tile::BN, Tile::BK>(all);
+    __syncthreads();
+    const auto& problem = all.problem[place.problem];
+    Tile tile;
+    zero(tile.sums);
+    tile.sum(problem, place, dynamic);
+    if (problem.splits > 1 && !sum_splits<Tile::COUNT>(tile.sums, problem.partial, problem.arrived, place.tile,
+                                                       place.tiles, place.split, problem.splits))
+        return;
+    constexpr int W = Tile::Grid::W;
+    bool vectors = output_vectors<W>(problem);
+    for_each_vector(tile.grid, tile.sums, [&](int row, int lane, auto& v) {
+        write(problem, place, place.first_row + row, place.first_lane + lane, vectors, v);
+    });
 }

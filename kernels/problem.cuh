@@ -109,7 +109,7 @@ struct Grams {
 
 // One projection of CP:  t[n][r] = Σ_c q[n][c] w[c][r]      P = zB, Q = xC, D = gA
 struct Projection {
-    const void* q;  // [n][c]; with w null: the projection itself, [n][r], computed before
+    const void* q;  // [n][c]; with w null: the projection itself, [n][r], computed before; null: not needed
     Rows q_n;
     int64_t q_c;
     const void* w;  // [c][r]
@@ -122,7 +122,7 @@ struct Projection {
 // accumulator's type, [n][r] with `pitch` elements between rows.
 struct Hidden {
     int64_t n, per, r;
-    Projection p, q, d;  // d.q null: no gradient
+    Projection p, q, d;  // d.q null: P and Q alone are projected
     const void* lambda;  // [r]; null: ones
     int64_t lambda_r;
     Type lambda_type;

@@ -136,24 +136,32 @@ struct Stage {
     // To the next step; `ends`: the one loaded was the last of its slice.
     __device__ __forceinline__ void next(bool ends) { ahead += ends ? plan.wrap : plan.advance; }
 
-    // Waits for the loads and writes them to shared memory.
-    __device__ __forceinline__ void store(T* tile) const {
+    // Waits for the loads: by_rows or by_c of (row, c, v), as the vectors run.
+    template <class ByRows, class ByC>
+    __device__ __forceinline__ void each(ByRows by_rows, ByC by_c) const {
         if (plan.along_rows) {
 #pragma unroll
             for (int l = 0; l < LOADS; l++) {
                 T v[V];
                 raw[l].convert(v, plan.type);
-                store_shared(tile + Layout::at(column(l), row(l)), v);
+                by_rows(row(l), column(l), v);
             }
         } else {
 #pragma unroll
             for (int l = 0; l < LOADS; l++) {
                 T v[V];
                 raw[l].convert(v, plan.type);
-                T* to = tile + Layout::at(column(l), row(l));  // the swizzle is one for all c of a vector
-#pragma unroll
-                for (int e = 0; e < V; e++) to[e * ROWS] = v[e];
+                by_c(row(l), column(l), v);
             }
         }
+    }
+    // Writes them to shared memory, as they are multiplied on the general cores.
+    __device__ __forceinline__ void store(T* tile) const {
+        each([&](int row, int c, const T(&v)[V]) { store_shared(tile + Layout::at(c, row), v); },
+             [&](int row, int c, const T(&v)[V]) {
+                 T* to = tile + Layout::at(c, row);  // the swizzle is one for all c of a vector
+#pragma unroll
+                 for (int e = 0; e < V; e++) to[e * ROWS] = v[e];
+             });
     }
 };

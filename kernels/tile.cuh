@@ -13,7 +13,7 @@
 
 template <class T, int BM, int BN, int BK, int TM, int TN>
 struct Threads {
-    static constexpr int V = VECTOR<T>;
+    static constexpr int V = VECTOR<T>, ROWS = TM, COLUMNS = TN, W = V;  // accumulators; lanes of a vector
     static constexpr int TX = BN / TN, TY = BM / TM, COUNT = TX * TY;
     static constexpr int ROW_VECTORS = TM / V, LANE_VECTORS = TN / V;
     static_assert(TX % 8 == 0 && TY % 4 == 0, "whole warps of 4 by 8");
@@ -24,8 +24,8 @@ struct Threads {
         ty = warp / (TX / 8) * 4 + lane / 8;
         tx = warp % (TX / 8) * 8 + lane % 8;
     }
-    // First row and lane of a vector of the thread.
-    __device__ __forceinline__ int row(int vector) const { return vector * (BM / ROW_VECTORS) + ty * V; }
+    // Where the thread's rows lie, and its vectors of lanes begin.
+    __device__ __forceinline__ int row(int m) const { return m / V * (BM / ROW_VECTORS) + ty * V + m % V; }
     __device__ __forceinline__ int lane(int vector) const { return vector * (BN / LANE_VECTORS) + tx * V; }
 
     // `q` and `w`: where the tiles begin in `shared`, multiples of P.

@@ -31,7 +31,11 @@ def dynamic_bytes(kernel):
     operation, kind, tile = kernel.removesuffix("_sm80").split("_")
     bm, bn, bk = map(int, tile.split("x"))
     size = 8 if kind == "f64" else 4
+    if kind == "tf32x2":
+        return 2 * 3 * 8192
     if kind in ("f16", "bf16", "tf32"):
+        if operation.endswith("hidden"):
+            return (4 if kernel.endswith("_sm80") else 2) * (bm + bn) * 64
         if operation == "gram":
             return 2 * (2 if kind == "tf32" else 3) * 8192
         return (2 * 4 if kernel.endswith("_sm80") else 2 * 2) * 8192 + 2 * 8 * (bm + 4) * 4

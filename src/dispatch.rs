@@ -1,7 +1,7 @@
 //! From a call's context to the engine that computes it, once all its operands are known to be where that engine reads them.
 //! This is the only way to either engine.
 
-use crate::gradients::Gradient;
+use crate::gradients::{Fill, Gradient};
 use crate::place::{self, Located, Place};
 use crate::{Context, Device, Element, Interaction, Plan, Result, Saved, Tangents, View, ViewMut, Wanted, cpu};
 #[cfg(feature = "cuda")]
@@ -11,6 +11,17 @@ enum Engine {
     Cpu,
     #[cfg(feature = "cuda")]
     Cuda(cuda::Target),
+}
+
+impl Fill for Engine {
+    fn zeros<A: Element, const D: usize>(&self, mut to: ViewMut<'_, A, D>) -> Result<()> {
+        match self {
+            Engine::Cpu => cpu::fill_zero(&mut to),
+            #[cfg(feature = "cuda")]
+            Engine::Cuda(target) => cuda::zeros(target, to)?,
+        }
+        Ok(())
+    }
 }
 
 /// The context's engine, for operands that it can read. Errors: [`crate::Error::Place`] and those of the device.
@@ -135,11 +146,10 @@ pub(crate) fn backward<T: Element>(
     let operands = [at("z", &z), at("x", &x), at("g", &g)];
     let engine = engine(&context, &[&layer.located(), &operands, &wanted.located()])?;
     wanted.saved.map_or(Ok(()), |saved| saved.check_place(&context))?;
+    let layer = &layer.along([true; 3]);
+    let wanted = wanted.nonzero(layer, x.shape()[0], &engine)?;
     match engine {
-        Engine::Cpu => {
-            let layer = layer.along([true; 3]);
-            cpu::backward(&layer, z, x, g, wanted.nonzero(&layer, x.shape()[0]))
-        }
+        Engine::Cpu => cpu::backward(layer, z, x, g, wanted),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::backward(&target, layer, z, x, g, wanted),
     }
@@ -156,12 +166,10 @@ pub(crate) fn backward_shared<T: Element>(
     let operands = [at("z", &z), at("x", &x), at("g", &g)];
     let engine = engine(&context, &[&layer.located(), &operands, &wanted.located()])?;
     wanted.saved.map_or(Ok(()), |saved| saved.check_place(&context))?;
+    let layer = &layer.along([true; 3]);
+    let wanted = wanted.nonzero(layer, x.shape()[0].saturating_mul(x.shape()[1]), &engine)?;
     match engine {
-        Engine::Cpu => {
-            let layer = layer.along([true; 3]);
-            let rows = x.shape()[0].saturating_mul(x.shape()[1]);
-            cpu::backward_shared(&layer, z, x, g, wanted.nonzero(&layer, rows))
-        }
+        Engine::Cpu => cpu::backward_shared(layer, z, x, g, wanted),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::backward_shared(&target, layer, z, x, g, wanted),
     }
@@ -175,11 +183,11 @@ pub(crate) fn backward_generate<T: Element>(
     wanted: Wanted<'_, T>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("weights", &weights), at("bias", &bias)];
-    match engine(&layer.context()?, &[&layer.located(), &operands, &wanted.located()])? {
-        Engine::Cpu => {
-            let layer = layer.along([true; 3]);
-            cpu::backward_generate(&layer, z, weights, bias, wanted.nonzero(&layer, z.shape()[0]))
-        }
+    let engine = engine(&layer.context()?, &[&layer.located(), &operands, &wanted.located()])?;
+    let layer = &layer.along([true; 3]);
+    let wanted = wanted.nonzero(layer, z.shape()[0], &engine)?;
+    match engine {
+        Engine::Cpu => cpu::backward_generate(layer, z, weights, bias, wanted),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::backward_generate(&target, layer, z, weights, bias, wanted),
     }

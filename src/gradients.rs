@@ -151,39 +151,45 @@ impl<T: Element, const D: usize> Gradients<T, D> {
     }
 }
 
+/// Writes zeros in all elements, wherever they are.
+pub(crate) trait Fill {
+    fn zeros<A: Element, const D: usize>(&self, to: ViewMut<'_, A, D>) -> Result<()>;
+}
+
 impl<T: Element, const D: usize> Wanted<'_, T, D> {
     /// Those that there is something to compute of, for so many rows: not those without elements, nor those that are sums of
-    /// nothing, which are written here. `layer` has no weights without elements.
-    pub(crate) fn nonzero(self, layer: &Interaction<'_, T>, rows: usize) -> Self {
-        fn keep<A: Element, const D: usize>(
-            gradient: Option<Gradient<'_, A, D>>,
+    /// nothing, which are written here, by `fill`. `layer` has no weights without elements. Errors: those of `fill`.
+    pub(crate) fn nonzero(self, layer: &Interaction<'_, T>, rows: usize, fill: &impl Fill) -> Result<Self> {
+        fn keep<'a, A: Element, const D: usize>(
+            fill: &impl Fill,
+            gradient: Option<Gradient<'a, A, D>>,
             terms: bool,
-        ) -> Option<Gradient<'_, A, D>> {
-            let mut gradient = gradient.filter(|gradient| !gradient.to.shape().contains(&0))?;
-            if !terms && !gradient.add {
-                crate::cpu::fill_zero(&mut gradient.to);
+        ) -> Result<Option<Gradient<'a, A, D>>> {
+            match gradient.filter(|gradient| !gradient.to.shape().contains(&0)) {
+                Some(gradient) if terms => Ok(Some(gradient)),
+                Some(Gradient { to, add: false }) => fill.zeros(to).map(|()| None),
+                _ => Ok(None),
             }
-            terms.then_some(gradient)
         }
         let any = rows > 0;
         let core = any && !layer.is_absent();
         let (u, v, cp) = (any && layer.u.is_some(), any && layer.v.is_some(), core && layer.rank().is_some());
-        Wanted {
-            z: keep(self.z, core || u),
-            x: keep(self.x, core || v),
-            tied: keep(self.tied, core || u || v),
-            w: keep(self.w, any),
-            u: keep(self.u, any),
-            v: keep(self.v, any),
-            b: keep(self.b, any),
+        Ok(Wanted {
+            z: keep(fill, self.z, core || u)?,
+            x: keep(fill, self.x, core || v)?,
+            tied: keep(fill, self.tied, core || u || v)?,
+            w: keep(fill, self.w, any)?,
+            u: keep(fill, self.u, any)?,
+            v: keep(fill, self.v, any)?,
+            b: keep(fill, self.b, any)?,
             cp: WantedFactors {
-                a: keep(self.cp.a, cp),
-                b: keep(self.cp.b, cp),
-                c: keep(self.cp.c, cp),
-                lambda: keep(self.cp.lambda, cp),
+                a: keep(fill, self.cp.a, cp)?,
+                b: keep(fill, self.cp.b, cp)?,
+                c: keep(fill, self.cp.c, cp)?,
+                lambda: keep(fill, self.cp.lambda, cp)?,
             },
             saved: self.saved,
-        }
+        })
     }
 
     /// Where the destinations are.

@@ -53,6 +53,9 @@
 //! `cuda` (default): NVIDIA devices, whose driver is looked for at run time; without one [`Device::Cuda`] gives
 //! [`Error::Device`]. `ndarray`: views from and to `ndarray` arrays. `cli`: the `trilinear` command.
 
+#[cfg(test)]
+extern crate self as trilinear; // for what tests/common has
+
 mod axes;
 mod cpu;
 mod cuda;

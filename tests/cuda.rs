@@ -8,7 +8,7 @@ use common::layout::{Embedded, Layout};
 use common::{Cp, Dense, Random, assert_close, assert_exact, assert_same};
 use trilinear::{
     Context, Device, DeviceTensor, Element, Error, Gradient, Interaction, Saved, Tensor, View, ViewMut, Wanted,
-    reference,
+    WantedFactors, reference,
 };
 
 /// A copy on the device.
@@ -238,4 +238,176 @@ fn tf32() {
     let (f32_error, tf32_error) = (largest(plain.as_slice()), largest(allowed.as_slice()));
     // Two operands rounded, each by at most half a unit of 2⁻¹⁰, beside the roundings of f32.
     assert!(tf32_error > 4.0 * f32_error && tf32_error < 2f64.powi(-10) * 1.1, "{f32_error:e} {tf32_error:e}");
+}
+
+/// Scratch is at most a block of hidden layers, or of W′, and what splits of a sum leave, however many rows there are.
+#[test]
+fn scratch_is_bounded() {
+    const MOST: usize = 160 << 20;
+    let Some(context) = cuda() else { return };
+    let element = [0.0f32];
+    let zeros = |rows| View::strided(&element, 0, [rows, 500], [0, 0]).unwrap();
+    let cp = Interaction::cp(zeros(50), zeros(60), zeros(70)).unwrap().with_context(context);
+    let w = View::strided(&element, 0, [500, 60, 700], [0, 0, 0]).unwrap();
+    let dense = Interaction::dense(w).unwrap().with_context(context);
+    let plans = [
+        cp.plan(1 << 20),
+        cp.plan_shared(1 << 10, 1 << 10),
+        cp.plan_shared(4, 1 << 18),
+        dense.plan_shared(1 << 10, 50),
+    ];
+    for plan in plans.map(Result::unwrap) {
+        assert!(plan.scratch <= MOST && plan.launches.len() > 3, "{plan}");
+    }
+}
+
+/// Whether f32 times f16 or bf16 is multiplied on tensor cores, in two parts: on devices for data centres.
+fn multiplies_in_two_parts(context: &Context) -> bool {
+    let name = context.device().describe().unwrap();
+    ["8.0", "9.0", "10.0", "10.3"].iter().any(|capability| name.contains(&format!("compute capability {capability},")))
+}
+
+/// f16 and bf16 CP is multiplied on tensor cores, but not a few rows.
+#[test]
+fn cp_on_tensor_cores() {
+    fn kernels<T: Element>(context: Context, rows: usize) -> [&'static str; 2] {
+        let cp = Cp::<T>::uniform([rows, 20, 30, 40, 5], 1);
+        let plan = cp.layer().with_context(context).plan(rows).unwrap();
+        <[_; 2]>::try_from(plan.launches.iter().map(|launch| launch.kernel).collect::<Vec<_>>()).unwrap()
+    }
+    let Some(context) = cuda() else { return };
+    let projection = if multiplies_in_two_parts(&context) { "contract_tf32x2_" } else { "contract_f32_128" };
+    let [hidden, last] = kernels::<trilinear::f16>(context, 17);
+    assert!(hidden.starts_with("hidden_f16_") && last.starts_with(projection), "{hidden} {last}");
+    let [hidden, last] = kernels::<trilinear::bf16>(context, 17);
+    let expected = if has_tf32(&context) { "hidden_bf16_" } else { "hidden_f32_" };
+    assert!(hidden.starts_with(expected) && last.starts_with(projection), "{hidden} {last}");
+    for [hidden, last] in [kernels::<trilinear::f16>(context, 16), kernels::<f32>(context, 17)] {
+        assert!(hidden.starts_with("hidden_f32_") && last.starts_with("contract_f32_"), "{hidden} {last}");
+    }
+    let [hidden, last] = kernels::<f32>(context.allow_tf32(true), 17);
+    let kind = if has_tf32(&context) { "tf32" } else { "f32" };
+    assert!(hidden.starts_with(&format!("hidden_{kind}_")) && last.starts_with(&format!("contract_{kind}_")));
+}
+
+/// H of CP has the 24 bits of f32, at any size: of its two components nothing but the last of them is left.
+#[test]
+fn cp_keeps_its_hidden_layer() {
+    /// y of (1, δ)·B and (1, δ)·C, where P = 1 + δ, 1 + 2δ and Q = 1 + δ, 1: H = 1 + 2δ + δ², 1 + 2δ.
+    fn check<T: Element>(context: Context, size: i32) {
+        let [one, zero] = [1.0, 0.0].map(T::from_f64);
+        let (delta, c) = (T::from_f64(2f64.powi(-11)), T::from_f64(2f64.powi(-size)));
+        let n = 20;
+        let inputs: Vec<T> = [one, delta].repeat(n);
+        let (b, c) = ([one, one, one, T::from_f64(2.0)], [c, c, c, zero]);
+        let a = [2f64.powi(size), -2f64.powi(size)].map(T::from_f64);
+        let factor = |values, rows| View::new(values, [rows, 2]).unwrap();
+        let layer = Interaction::cp(factor(&a, 1), factor(&b, 2), factor(&c, 2)).unwrap().with_context(context);
+        let y = layer.forward(factor(&inputs, n), factor(&inputs, n)).unwrap();
+        assert_eq!(y.as_slice(), vec![T::from_f64(2f64.powi(-22)); n], "{} 2^-{size}", T::DTYPE);
+    }
+    let Some(context) = cuda() else { return };
+    for size in [0, 10] {
+        check::<trilinear::f16>(context, size);
+    }
+    for size in [0, 60, 115] {
+        check::<trilinear::bf16>(context, size);
+    }
+}
+
+/// The ends of f32, and what is beyond.
+#[test]
+fn cp_of_extremes() {
+    /// y of P and Q that are z·B, with z = (1, −2⁻¹³), and C.
+    fn y<T: Element>(context: Context, [a, b, c]: [f64; 3]) -> Vec<f64> {
+        let n = 20;
+        let z: Vec<T> = [1.0, -(2f64.powi(-13))].map(T::from_f64).repeat(n);
+        let (a, b, c) = ([T::from_f64(a)], [T::from_f64(b); 2], [T::from_f64(c)]);
+        let factor = |values, rows| View::new(values, [rows, 1]).unwrap();
+        let layer = Interaction::cp(factor(&a, 1), factor(&b, 2), factor(&c, 1)).unwrap().with_context(context);
+        let ones = vec![T::from_f64(1.0); n];
+        let y = layer.forward(View::new(&z, [n, 2]).unwrap(), factor(&ones, n)).unwrap();
+        y.as_slice().iter().map(|y| y.to_f64()).collect()
+    }
+    let Some(context) = cuda() else { return };
+    let (infinity, large) = (f64::INFINITY, 2f64.powi(64));
+    // H = 2¹²⁸ − 2¹¹⁵, which tf32 would round to infinity; −∞ and ∞ of either factor.
+    assert_eq!(y::<trilinear::bf16>(context, [2f64.powi(-100), large, large]), [2f64.powi(28); 20]);
+    assert_eq!(y::<trilinear::bf16>(context, [1.0, large, -2.0 * large]), [-infinity; 20]);
+    assert_eq!(y::<trilinear::bf16>(context, [infinity, 1.0, 1.0]), [infinity; 20]);
+    assert_eq!(y::<trilinear::f16>(context, [-infinity, 1.0, 1.0]), [-infinity; 20]);
+    assert!(y::<trilinear::f16>(context, [infinity, 0.0, 1.0]).iter().all(|y| y.is_nan()));
+    assert!(y::<trilinear::f16>(context, [f64::NAN, 1.0, 1.0]).iter().all(|y| y.is_nan()));
+}
+
+/// Weights of the host are copied without their gaps, and so the plan is that of weights without.
+#[test]
+fn plans_of_copied_weights() {
+    let Some(context) = cuda() else { return };
+    let [k, i, j] = [3, 200, 64];
+    let w = vec![0.0f32; 2 * k * i * j];
+    let plan = |w: View<'_, f32, 3>| Interaction::dense(w).unwrap().with_context(context).plan(100).unwrap();
+    let gaps = |w| {
+        let (rows, cubes) = (2 * j as isize, (2 * i * j) as isize);
+        View::strided(w, 0, [k, i, j], [cubes, rows, 2]).unwrap()
+    };
+    assert_eq!(plan(gaps(&w)), plan(View::new(&w[..k * i * j], [k, i, j]).unwrap()));
+    // On the device they keep them.
+    let there = upload(&context, View::vector(&w));
+    // SAFETY: within the tensor.
+    let there = unsafe { View::from_device(there.address(), there.device(), [k, i, j], gaps(&w).strides()).unwrap() };
+    assert_ne!(plan(there), plan(gaps(&w)));
+}
+
+/// Gradients that are sums of nothing are written, and nothing beside them: with no rows those of weights, without
+/// components those of everything that W is in.
+#[test]
+fn gradients_of_nothing() {
+    let Some(context) = cuda() else { return };
+    let [i, j, k] = [4, 5, 2];
+    let tensor = |len: usize, value: f32| upload(&context, View::vector(&vec![value; len]));
+    for (n, rank) in [(3, 0), (0, 3)] {
+        let values = tensor(40, 1.0);
+        let ones = |shape: [usize; 2]| {
+            // SAFETY: within the tensor.
+            unsafe { View::<f32, 2>::from_device(values.address(), values.device(), shape, [shape[1] as isize, 1]) }
+                .unwrap()
+        };
+        let layer =
+            Interaction::<f32>::cp(ones([k, rank]), ones([i, rank]), ones([j, rank])).unwrap().with_context(context);
+        let [dz, dw, db, da, dlambda] =
+            [n * i, k * i * j, k, k * rank, rank].map(|len| (tensor(2 * len, f32::NAN), len));
+        fn to<'a, const D: usize>(
+            tensor: &'a (DeviceTensor<f32, 1>, usize),
+            shape: [usize; D],
+        ) -> Gradient<'a, f32, D> {
+            let mut strides = [2; D];
+            for axis in (0..D - 1).rev() {
+                strides[axis] = strides[axis + 1] * shape[axis + 1] as isize;
+            }
+            // SAFETY: every other element of the tensor, which nothing else uses.
+            Gradient::write(
+                unsafe { ViewMut::from_device(tensor.0.address(), tensor.0.device(), shape, strides) }.unwrap(),
+            )
+        }
+        let cp = WantedFactors {
+            a: Some(to(&da, [k, rank])),
+            lambda: Some(to(&dlambda, [rank])),
+            ..WantedFactors::default()
+        };
+        let none = n == 0;
+        let wanted = Wanted {
+            z: Some(to(&dz, [n, i])),
+            w: none.then(|| to(&dw, [k, i, j])),
+            b: none.then(|| to(&db, [k])),
+            cp,
+            ..Wanted::default()
+        };
+        layer.backward_into(ones([n, i]), ones([n, j]), ones([n, k]), wanted).unwrap();
+        for (tensor, written) in [(dz, true), (dw, none), (db, none), (da, true), (dlambda, true)] {
+            for (index, value) in tensor.0.to_tensor().unwrap().as_slice().iter().enumerate() {
+                assert_eq!(*value == 0.0, written && index % 2 == 0, "{n} {rank} {index} {value}");
+            }
+        }
+    }
 }

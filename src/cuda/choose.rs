@@ -1,7 +1,7 @@
 //! Which kernel, in how many blocks: a function of the shapes, the types and the device's number of multiprocessors alone, so
 //! that the same call gives the same bits each time.
 
-use super::problem::{Contract, Gram, Hidden, Type};
+use super::problem::{Contract, Gram, Hidden, Segment, Type};
 use super::recorder::Target;
 use crate::{Error, Result};
 
@@ -69,6 +69,9 @@ static CONTRACT_BF16: [Kernel; 1] =
     [kernel("contract_bf16_128x128x32_sm80", "contract_bf16_sm80", [128, 128, 32], [256, 1], [41_216, 8_192, 4], 4)];
 static CONTRACT_TF32: [Kernel; 1] =
     [kernel("contract_tf32_128x128x16_sm80", "contract_tf32_sm80", [128, 128, 16], [256, 1], [41_216, 8_192, 4], 4)];
+/// f32 with f16 or bf16.
+static CONTRACT_TF32X2: [Kernel; 1] =
+    [kernel("contract_tf32x2_128x128x16_sm80", "contract_tf32x2_sm80", [128, 128, 16], [256, 1], [49_152, 0, 0], 4)];
 static CONTRACT_F64: [Kernel; 1] =
     [kernel("contract_f64_64x64x16", "contract_f64", [64, 64, 16], [256, 2], [24_832, 8_192, 2], 8)];
 static GRAM_F32: [Kernel; 1] = [kernel("gram_f32_128x128x16", "gram_f32", [128, 128, 16], [256, 1], [32_768, 0, 0], 4)];
@@ -79,10 +82,31 @@ static GRAM_BF16: [Kernel; 1] =
 static GRAM_TF32: [Kernel; 1] =
     [kernel("gram_tf32_128x128x16_sm80", "gram_tf32_sm80", [128, 128, 16], [256, 1], [32_768, 0, 0], 4)];
 static GRAM_F64: [Kernel; 1] = [kernel("gram_f64_64x64x16", "gram_f64", [64, 64, 16], [256, 2], [32_768, 0, 0], 8)];
-static HIDDEN_F32: [Kernel; 1] =
-    [kernel("hidden_f32_64x64x32", "hidden_f32", [64, 64, 32], [256, 2], [32_768, 0, 0], 4)];
-static HIDDEN_F64: [Kernel; 1] =
-    [kernel("hidden_f64_32x64x16", "hidden_f64", [32, 64, 16], [128, 2], [24_576, 0, 0], 8)];
+/// Forward, and for gradients.
+static HIDDEN_F32: [Kernel; 2] = [
+    kernel("hidden_f32_64x64x16", "hidden_f32", [64, 64, 16], [128, 3], [16_384, 0, 0], 4),
+    kernel("dhidden_f32_64x64x16", "hidden_f32", [64, 64, 16], [128, 2], [16_384, 0, 0], 4),
+];
+static HIDDEN_F64: [Kernel; 2] = [
+    kernel("hidden_f64_32x64x16", "hidden_f64", [32, 64, 16], [128, 2], [24_576, 0, 0], 8),
+    kernel("dhidden_f64_32x64x16", "hidden_f64", [32, 64, 16], [128, 2], [24_576, 0, 0], 8),
+];
+static HIDDEN_F16: [Kernel; 2] = [
+    kernel("hidden_f16_128x64x32_sm80", "hidden_f16_sm80", [128, 64, 32], [256, 2], [49_152, 0, 0], 4),
+    kernel("dhidden_f16_128x64x32_sm80", "hidden_f16_sm80", [128, 64, 32], [256, 1], [49_152, 0, 0], 4),
+];
+static HIDDEN_F16_75: [Kernel; 2] = [
+    kernel("hidden_f16_128x64x32", "hidden_f16", [128, 64, 32], [256, 1], [24_576, 0, 0], 4),
+    kernel("dhidden_f16_128x64x32", "hidden_f16", [128, 64, 32], [256, 1], [24_576, 0, 0], 4),
+];
+static HIDDEN_BF16: [Kernel; 2] = [
+    kernel("hidden_bf16_128x64x32_sm80", "hidden_bf16_sm80", [128, 64, 32], [256, 2], [49_152, 0, 0], 4),
+    kernel("dhidden_bf16_128x64x32_sm80", "hidden_bf16_sm80", [128, 64, 32], [256, 1], [49_152, 0, 0], 4),
+];
+static HIDDEN_TF32: [Kernel; 2] = [
+    kernel("hidden_tf32_128x64x16_sm80", "hidden_tf32_sm80", [128, 64, 16], [256, 2], [49_152, 0, 0], 4),
+    kernel("dhidden_tf32_128x64x16_sm80", "hidden_tf32_sm80", [128, 64, 16], [256, 1], [49_152, 0, 0], 4),
+];
 
 /// Tiles of so many problems of rows × lanes. Errors: [`Error::TooLarge`].
 pub(super) fn tiles([batches, rows, lanes]: [i64; 3], [tile_rows, tile_lanes]: [u32; 2]) -> Result<i64> {
@@ -112,8 +136,12 @@ fn splits(target: &Target, kernel: &Kernel, tiles: i64, depth: i64) -> i32 {
 /// At most so many rows are computed by the general cores: they are bound by the reading of W, and tensor cores' tiles have 128.
 const FEW: i64 = 16;
 
+/// Where multiplying f32 by f16 or bf16 in two parts of tf32 is faster than FFMA: on devices for data centres, whose tensor
+/// cores multiply tf32 eight times as fast. Others' are as fast as FFMA, or twice (NVIDIA's data sheets).
+const TF32X2: [(u32, u32); 4] = [(8, 0), (9, 0), (10, 0), (10, 3)];
+
 /// The kernels that compute in what the operands are: on tensor cores where w and q of all segments are of one type that these
-/// multiply exactly, or in tf32 where that is allowed.
+/// multiply exactly, or w is and q is that or f32 (CP's hidden layer), or in tf32 where that is allowed.
 fn contractions(target: &Target, problems: &[Contract], rows: i64) -> &'static [Kernel] {
     if problems.iter().any(|p| p.out_type == Type::F64) {
         return &CONTRACT_F64;
@@ -129,9 +157,17 @@ fn contractions(target: &Target, problems: &[Contract], rows: i64) -> &'static [
         &CONTRACT_BF16
     } else if ampere && target.tf32 && all(Type::F32) {
         &CONTRACT_TF32
+    } else if TF32X2.contains(&target.gpu.capability) && segments().all(in_two_parts) {
+        &CONTRACT_TF32X2
     } else {
         &CONTRACT_F32
     }
+}
+
+/// What kernels/contract_split.cuh takes.
+fn in_two_parts(s: &Segment) -> bool {
+    let narrow = |kind| matches!(kind, Type::F16 | Type::Bf16);
+    s.slices == 1 && s.p == 0 && narrow(s.w_type) && (s.q_type == Type::F32 || narrow(s.q_type))
 }
 
 /// The kernel for contractions of one launch, whose `splits` and `resident` are set.
@@ -203,8 +239,28 @@ pub(super) fn gram(target: &Target, problems: &mut [Gram]) -> Result<&'static Ke
     Ok(kernel)
 }
 
-/// The kernel for a hidden layer.
-pub(super) fn hidden(_target: &Target, problem: &Hidden) -> Result<&'static Kernel> {
-    let double = problem.p.q_type == Type::F64;
-    Ok(if double { &HIDDEN_F64[0] } else { &HIDDEN_F32[0] })
+/// The kernel for a hidden layer, by the same rule: of the projections that are not there yet.
+pub(super) fn hidden(target: &Target, problem: &Hidden) -> &'static Kernel {
+    &hidden_layers(target, problem)[usize::from(problem.d.q != 0)]
+}
+
+fn hidden_layers(target: &Target, problem: &Hidden) -> &'static [Kernel; 2] {
+    let needed = [&problem.p, &problem.q, &problem.d].into_iter().filter(|p| p.q != 0);
+    if needed.clone().any(|p| p.q_type == Type::F64) {
+        return &HIDDEN_F64;
+    }
+    let projections = needed.filter(|p| p.w != 0);
+    let all = |kind| projections.clone().all(|p| p.q_type == kind && p.w_type == kind);
+    let ampere = target.gpu.capability >= (8, 0);
+    if problem.n <= FEW || projections.clone().next().is_none() {
+        &HIDDEN_F32
+    } else if all(Type::F16) {
+        if ampere { &HIDDEN_F16 } else { &HIDDEN_F16_75 }
+    } else if ampere && all(Type::Bf16) {
+        &HIDDEN_BF16
+    } else if ampere && target.tf32 && all(Type::F32) {
+        &HIDDEN_TF32
+    } else {
+        &HIDDEN_F32
+    }
 }

@@ -5,10 +5,14 @@
 //!   backward   hidden: H, dP = D⊙Q⊙λ, dQ = D⊙P⊙λ, D⊙P⊙Q
 //!              contract: dz = dP Bᵀ + gU, dx = dQ Cᵀ + gV     gram: dA = gᵀH, dB = zᵀdP, dC = xᵀdQ, dλ = Σ D⊙P⊙Q
 //! ```
+//!
+//! The hidden layers are of blocks of rows (blocks.rs).
 
+use super::blocks::Blocks;
 use super::contract::{Batch, Cube, inputs, linear, linear_terms, sum};
+use super::gram;
 use super::operand::{Factors, Layer, Matrix, Operand, Output, Outputs};
-use super::problem::{Address, Hidden, Projection, Rows, Segment, Type, length};
+use super::problem::{Address, Hidden, Projection, Rows, Segment, Type, bytes, length};
 use super::recorder::Recorder;
 use crate::Result;
 
@@ -20,9 +24,22 @@ pub(super) struct Kept {
     pub(super) pitch: usize,
 }
 
+impl Kept {
+    /// From row `first` on.
+    pub(super) fn after(self, first: usize, kind: Type) -> Kept {
+        let distance = (first * self.pitch * bytes(kind)) as Address;
+        Kept { p: self.p + distance, q: self.q + distance, ..self }
+    }
+}
+
 /// Distance between rows of the hidden layer: whole vectors of 16 bytes, aligned.
 pub(super) fn pitch(rank: usize) -> usize {
     rank.next_multiple_of(16)
+}
+
+/// Bytes of a row of `count` hidden layers.
+pub(super) fn row_bytes(layer: &Layer, factors: &Factors, count: usize) -> usize {
+    pitch(factors.r).saturating_mul(count * bytes(layer.kinds[1]))
 }
 
 /// An address that is aligned and not 0, of memory that is not accessed.
@@ -149,13 +166,16 @@ pub(super) fn forward(
     y: Output<2>,
     keep: Option<Kept>,
 ) -> Result<()> {
-    let (batch, z, x) = (Batch::plain(n), z.matrix(), x.matrix());
-    let projections = [projection(z, factors.b, layer.i), projection(x, factors.c, layer.j)];
-    let mark = recorder.mark();
-    let h = forward_term(recorder, layer, factors, batch, projections, keep)?;
-    let [u, v] = linear_terms(layer, z, x);
-    sum(recorder, batch, layer.k, &[Some(h), u, v], layer.b.map(Operand::<1>::row), (y.to.matrix(), y.add))?;
-    recorder.release(mark);
+    for (first, n) in Blocks::new(n, row_bytes(layer, factors, 1))?.iter() {
+        let [z, x] = [z, x].map(|of| of.after(0, first).matrix());
+        let (y, keep) = (y.after(0, first), keep.map(|keep| keep.after(first, layer.kinds[1])));
+        let projections = [projection(z, factors.b, layer.i), projection(x, factors.c, layer.j)];
+        let mark = recorder.mark();
+        let h = forward_term(recorder, layer, factors, Batch::plain(n), projections, keep)?;
+        let ([u, v], bias) = (linear_terms(layer, z, x), layer.b.map(Operand::<1>::row));
+        sum(recorder, Batch::plain(n), layer.k, &[Some(h), u, v], bias, (y.to.matrix(), y.add))?;
+        recorder.release(mark);
+    }
     Ok(())
 }
 
@@ -177,9 +197,12 @@ pub(super) fn backward_hidden(
     layer: &Layer,
     factors: &Factors,
     batch: Batch,
-    projections: [Projection; 3],
+    [p, q, d]: [Projection; 3],
     [dp, dq, h, dl]: Needed,
 ) -> Result<Sums> {
+    // P is a factor of all but dP, and so on.
+    let some = |needed: bool, projection| if needed { projection } else { Projection::default() };
+    let projections = [some(dq || h || dl, p), some(dp || h || dl, q), some(dp || dq || dl, d)];
     let (pitch, kind) = (pitch(factors.r), layer.kinds[1]);
     let mut room = |needed: bool| if needed { recorder.scratch(&[batch.n, pitch], kind) } else { Ok(0) };
     let to = Written { dp: room(dp)?, dq: room(dq)?, h: room(h)?, dl: room(dl)?, ..Written::default() };
@@ -190,34 +213,47 @@ pub(super) fn backward_hidden(
     Ok(Sums { h: of(to.h), dp: of(to.dp), dq: of(to.dq), dl: of(to.dl) })
 }
 
-/// The gradients of a batch in its inputs and factors.
+/// All gradients of a batch: of its inputs in one launch after the hidden layer, of weights in another.
 pub(super) fn backward(
     recorder: &mut Recorder<'_>,
     layer: &Layer,
     factors: &Factors,
     n: usize,
-    [z, x, g]: [Matrix; 3],
+    operands: [Operand<2>; 3],
     saved: Option<Kept>,
     to: &Outputs<2>,
-) -> Result<Sums> {
-    let kind = layer.kinds[1];
-    let [p, q] = match saved {
-        Some(kept) => [kept.p, kept.q].map(|address| projected(rows(address, kept.pitch, kind))),
-        None => [projection(z, factors.b, layer.i), projection(x, factors.c, layer.j)],
-    };
+) -> Result<()> {
+    let (kind, k, r) = (layer.kinds[1], layer.k, factors.r);
     let needed = [
         to.z.is_some() || to.tied.is_some() || to.cp_b.is_some(),
         to.x.is_some() || to.tied.is_some() || to.cp_c.is_some(),
         to.cp_a.is_some(),
         to.lambda.is_some(),
     ];
-    let batch = Batch::plain(n);
-    let d = projection(g, factors.a, layer.k);
-    let sums = backward_hidden(recorder, layer, factors, batch, [p, q, d], needed)?;
-    let dz = [Some(input_term(factors.b, factors.r, sums.dp)), layer.u.map(|u| linear(Cube::matrix(u, 1), layer.k, g))];
-    let dx = [Some(input_term(factors.c, factors.r, sums.dq)), layer.v.map(|v| linear(Cube::matrix(v, 1), layer.k, g))];
-    inputs(recorder, batch, [(&dz, layer.i), (&dx, layer.j)], [to.z, to.x, to.tied])?;
-    Ok(sums)
+    let hidden_layers = needed.into_iter().filter(|&needed| needed).count();
+    for (first, n) in Blocks::new(n, row_bytes(layer, factors, hidden_layers))?.iter() {
+        let [z, x, g] = operands.map(|of| of.after(0, first).matrix());
+        let (to, batch, mark) = (to.after(first), Batch::plain(n), recorder.mark());
+        let [p, q] = match saved.map(|kept| kept.after(first, kind)) {
+            Some(kept) => [kept.p, kept.q].map(|address| projected(rows(address, kept.pitch, kind))),
+            None => [projection(z, factors.b, layer.i), projection(x, factors.c, layer.j)],
+        };
+        let sums = backward_hidden(recorder, layer, factors, batch, [p, q, projection(g, factors.a, k)], needed)?;
+        let dz = [Some(input_term(factors.b, r, sums.dp)), layer.u.map(|u| linear(Cube::matrix(u, 1), k, g))];
+        let dx = [Some(input_term(factors.c, r, sums.dq)), layer.v.map(|v| linear(Cube::matrix(v, 1), k, g))];
+        inputs(recorder, batch, [(&dz, layer.i), (&dx, layer.j)], [to.z, to.x, to.tied])?;
+        let [w, u, v, b] = gram::weights(batch, layer, [z, x, g], &to);
+        let factors = [
+            to.cp_a.map(|to| gram::outer(batch, (k, g), (r, sums.h), to)),
+            to.cp_b.map(|to| gram::outer(batch, (layer.i, z), (r, sums.dp), to)),
+            to.cp_c.map(|to| gram::outer(batch, (layer.j, x), (r, sums.dq), to)),
+            to.lambda.map(|to| gram::total(batch, (r, sums.dl), to)),
+        ];
+        let [a, b_of_cp, c, lambda] = factors;
+        recorder.gram(&[w, u, v, b, a, b_of_cp, c, lambda].map(Option::unwrap_or_default))?;
+        recorder.release(mark);
+    }
+    Ok(())
 }
 
 /// dP Bᵀ or dQ Cᵀ.

@@ -7,7 +7,7 @@
 //! | db | – | – | k | –, –, g |
 
 use super::contract::Batch;
-use super::operand::{Matrix, Operand, Output};
+use super::operand::{Layer, Matrix, Operand, Output, Outputs};
 use super::problem::{Gram, length};
 
 impl Gram {
@@ -56,6 +56,22 @@ pub(super) fn dw(batch: Batch, [k, i, j]: [usize; 3], [g, z, x]: [Matrix; 3], to
     } else {
         Gram::new(batch, [k, i, j], 1).s(g).p(z).q(x).to(to.to, 0, add)
     }
+}
+
+/// dW, dU, dV and db.
+pub(super) fn weights<const D: usize>(
+    batch: Batch,
+    layer: &Layer,
+    [z, x, g]: [Matrix; 3],
+    to: &Outputs<D>,
+) -> [Option<Gram>; 4] {
+    let [k, i, j] = [layer.k, layer.i, layer.j];
+    [
+        to.w.map(|to| dw(batch, [k, i, j], [g, z, x], to)),
+        to.u.map(|to| outer(batch, (k, g), (i, z), to)),
+        to.v.map(|to| outer(batch, (k, g), (j, x), to)),
+        to.b.map(|to| total(batch, (k, g), to)),
+    ]
 }
 
 /// Σ_n rows[n][a] columns[n][b].

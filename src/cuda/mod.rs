@@ -3,6 +3,8 @@
 #[cfg(not(feature = "cuda"))]
 mod absent;
 #[cfg(feature = "cuda")]
+mod blocks;
+#[cfg(feature = "cuda")]
 mod choose;
 #[cfg(feature = "cuda")]
 mod contract;
@@ -32,6 +34,8 @@ mod recorder;
 mod shared;
 #[cfg(feature = "cuda")]
 mod stage;
+#[cfg(all(test, feature = "cuda"))]
+mod tests;
 
 #[cfg(not(feature = "cuda"))]
 pub(crate) use absent::{Memory, check, describe, devices, download, synchronize};

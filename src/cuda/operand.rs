@@ -1,9 +1,8 @@
 //! Operands as kernels see them: addresses, strides and types.
 
-use super::problem::{Address, Rows, Type};
+use super::problem::{Address, Rows, Type, bytes};
 use crate::gradients::Gradient;
-use crate::interaction::Core;
-use crate::{Element, Interaction, View};
+use crate::{Element, View};
 
 /// A strided operand.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +20,12 @@ impl<T: Element, const D: usize> From<View<'_, T, D>> for Operand<D> {
 }
 
 impl<const D: usize> Operand<D> {
+    /// From index `first` of an axis on.
+    pub(super) fn after(self, axis: usize, first: usize) -> Self {
+        let distance = (first as i64).wrapping_mul(self.strides[axis]).wrapping_mul(bytes(self.kind) as i64);
+        Operand { address: self.address.wrapping_add_signed(distance), ..self }
+    }
+
     /// For plans, which access nothing.
     pub(super) fn somewhere<T: Element>(strides: [i64; D]) -> Self {
         Operand { address: 256, strides, kind: Type::of::<T>() }
@@ -33,6 +38,18 @@ pub(super) struct Output<const D: usize> {
     pub(super) to: Operand<D>,
     /// Added to what is there, which is never read otherwise.
     pub(super) add: bool,
+}
+
+impl<const D: usize> Output<D> {
+    /// From index `first` of an axis on.
+    pub(super) fn after(self, axis: usize, first: usize) -> Self {
+        Output { to: self.to.after(axis, first), ..self }
+    }
+
+    /// For the next part of a sum.
+    pub(super) fn later(self, later: bool) -> Self {
+        Output { add: self.add || later, ..self }
+    }
 }
 
 impl<A: Element, const D: usize> From<Gradient<'_, A, D>> for Output<D> {
@@ -139,29 +156,6 @@ pub(super) struct Layer {
     pub(super) kinds: [Type; 2],
 }
 
-impl<T: Element> From<&Interaction<'_, T>> for Layer {
-    fn from(layer: &Interaction<'_, T>) -> Self {
-        let form = match layer.core {
-            Core::Absent => Form::Absent,
-            Core::Dense(w) => Form::Dense(w.into()),
-            Core::Cp { a, b, c, lambda } => {
-                let r = a.shape()[1];
-                Form::Cp(Factors { a: a.into(), b: b.into(), c: c.into(), lambda: lambda.map(Operand::from), r })
-            }
-        };
-        Layer {
-            k: layer.k,
-            i: layer.i,
-            j: layer.j,
-            form,
-            u: layer.u.map(Operand::from),
-            v: layer.v.map(Operand::from),
-            b: layer.b.map(Operand::from),
-            kinds: [Type::of::<T>(), Type::of::<T::Accumulator>()],
-        }
-    }
-}
-
 /// Where gradients go. `D` is the number of axes of x.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outputs<const D: usize> {
@@ -176,4 +170,24 @@ pub(super) struct Outputs<const D: usize> {
     pub(super) cp_b: Option<Output<2>>,
     pub(super) cp_c: Option<Output<2>>,
     pub(super) lambda: Option<Output<1>>,
+}
+
+impl<const D: usize> Outputs<D> {
+    /// For the rows (or groups) from `first` on: those of inputs are further on, those of weights sums of all blocks.
+    pub(super) fn after(&self, first: usize) -> Outputs<D> {
+        let later = first > 0;
+        Outputs {
+            z: self.z.map(|to| to.after(0, first)),
+            x: self.x.map(|to| to.after(0, first)),
+            tied: self.tied.map(|to| to.after(0, first)),
+            w: self.w.map(|to| to.later(later)),
+            u: self.u.map(|to| to.later(later)),
+            v: self.v.map(|to| to.later(later)),
+            b: self.b.map(|to| to.later(later)),
+            cp_a: self.cp_a.map(|to| to.later(later)),
+            cp_b: self.cp_b.map(|to| to.later(later)),
+            cp_c: self.cp_c.map(|to| to.later(later)),
+            lambda: self.lambda.map(|to| to.later(later)),
+        }
+    }
 }

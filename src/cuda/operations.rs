@@ -4,7 +4,7 @@ use super::contract::{self, Batch, dx_terms, dz_terms};
 use super::cp::{self, Kept};
 use super::driver::Gpu;
 use super::gram;
-use super::operand::{Factors, Form, Layer, Matrix, Operand, Output, Outputs};
+use super::operand::{Factors, Form, Layer, Operand, Output, Outputs};
 use super::problem::Gram;
 use super::recorder::Recorder;
 pub(crate) use super::recorder::Target;
@@ -51,6 +51,17 @@ fn record_forward(
     }
 }
 
+/// A call: its operands are staged, its launches recorded, its results fetched.
+fn call<'a, R>(target: &'a Target, prepare: impl FnOnce(&mut Stage<'a>) -> Result<R>) -> Result<()>
+where
+    R: Fn(&mut Recorder<'_>) -> Result<()>,
+{
+    let mut stage = Stage::new(target);
+    let record = prepare(&mut stage)?;
+    target.run(record)?;
+    stage.finish()
+}
+
 pub(crate) fn forward<T: Element>(
     target: &Target,
     layer: &Interaction<'_, T>,
@@ -58,12 +69,23 @@ pub(crate) fn forward<T: Element>(
     x: View<'_, T, 2>,
     y: Gradient<'_, T, 2>,
 ) -> Result<()> {
+    forward_keeping(target, layer, [z, x], y, None)
+}
+
+fn forward_keeping<T: Element>(
+    target: &Target,
+    layer: &Interaction<'_, T>,
+    inputs: [View<'_, T, 2>; 2],
+    y: Gradient<'_, T, 2>,
+    keep: Option<Kept>,
+) -> Result<()> {
     algorithm(target, layer)?;
-    let (n, mut stage) = (x.shape()[0], Stage::new(target));
-    let (layer, operands) = (stage.layer(layer)?, [stage.input(z)?, stage.input(x)?]);
-    let y = stage.output(y)?;
-    target.run(|recorder| record_forward(recorder, &layer, n, operands, y, None))?;
-    stage.finish()
+    let [z, x] = inputs;
+    call(target, |stage| {
+        let (layer, n, inputs) = (stage.layer(layer)?, x.shape()[0], [stage.input(z)?, stage.input(x)?]);
+        let y = stage.output(y)?;
+        Ok(move |recorder: &mut Recorder<'_>| record_forward(recorder, &layer, n, inputs, y, keep))
+    })
 }
 
 pub(crate) fn forward_saving<T: Element>(
@@ -75,18 +97,13 @@ pub(crate) fn forward_saving<T: Element>(
     saved: &mut Saved<T>,
 ) -> Result<()> {
     algorithm(target, layer)?;
-    let n = x.shape()[0];
+    let (n, y) = (x.shape()[0], Gradient::write(y));
     let Some(rank) = layer.rank() else {
         saved.resize(n, 0)?;
-        return forward(target, layer, z, x, Gradient::write(y));
+        return forward(target, layer, z, x, y);
     };
-    let keep = saved.resize_on(target.gpu.device(), n, rank)?;
-    let keep = Kept { p: keep.0, q: keep.1, pitch: keep.2 };
-    let mut stage = Stage::new(target);
-    let (layer, operands) = (stage.layer(layer)?, [stage.input(z)?, stage.input(x)?]);
-    let y = stage.output(Gradient::write(y))?;
-    target.run(|recorder| record_forward(recorder, &layer, n, operands, y, Some(keep)))?;
-    stage.finish()
+    let (p, q, pitch) = saved.resize_on(target.gpu.device(), n, rank)?;
+    forward_keeping(target, layer, [z, x], y, Some(Kept { p, q, pitch }))
 }
 
 pub(crate) fn forward_shared<T: Element>(
@@ -97,11 +114,11 @@ pub(crate) fn forward_shared<T: Element>(
     y: ViewMut<'_, T, 3>,
 ) -> Result<()> {
     let [groups, rows, _] = x.shape();
-    let mut stage = Stage::new(target);
-    let (layer, z, x) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?);
-    let y = stage.output(Gradient::write(y))?;
-    target.run(|recorder| shared::forward(recorder, &layer, [groups, rows], (z, x), y.to))?;
-    stage.finish()
+    call(target, |stage| {
+        let (layer, z, x) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?);
+        let y = stage.output(Gradient::write(y))?;
+        Ok(move |recorder: &mut Recorder<'_>| shared::forward(recorder, &layer, [groups, rows], (z, x), y.to))
+    })
 }
 
 pub(crate) fn generate<T: Element>(
@@ -111,11 +128,12 @@ pub(crate) fn generate<T: Element>(
     weights: ViewMut<'_, T, 3>,
     bias: ViewMut<'_, T, 2>,
 ) -> Result<()> {
-    let (groups, mut stage) = (z.shape()[0], Stage::new(target));
-    let (layer, z) = (stage.layer(layer)?, stage.input(z)?);
-    let (weights, bias) = (stage.output(Gradient::write(weights))?, stage.output(Gradient::write(bias))?);
-    target.run(|recorder| shared::generate(recorder, &layer, groups, z, (weights.to, bias.to)))?;
-    stage.finish()
+    let groups = z.shape()[0];
+    call(target, |stage| {
+        let (layer, z) = (stage.layer(layer)?, stage.input(z)?);
+        let to = (stage.output(Gradient::write(weights))?.to, stage.output(Gradient::write(bias))?.to);
+        Ok(move |recorder: &mut Recorder<'_>| shared::generate(recorder, &layer, groups, z, to))
+    })
 }
 
 /// Each operand that changes gives a forward pass with its tangent in its place; their sums add up.
@@ -127,40 +145,43 @@ pub(crate) fn tangent<T: Element>(
     tangents: &Tangents<'_, T>,
     to: Gradient<'_, T::Accumulator, 2>,
 ) -> Result<()> {
-    let (n, mut stage) = (x.shape()[0], Stage::new(target));
-    let (layer, z, x) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?);
-    let (dz, dx, w) = (stage.some(tangents.z)?, stage.some(tangents.x)?, stage.some(tangents.w)?);
-    let (u, v, b) = (stage.some(tangents.u)?, stage.some(tangents.v)?, stage.some(tangents.b)?);
-    let (cp_a, cp_b, cp_c) = (stage.some(tangents.cp_a)?, stage.some(tangents.cp_b)?, stage.some(tangents.cp_c)?);
-    let lambda = stage.some(tangents.lambda)?;
-    let to = stage.output(to)?;
-    let absent = Layer { form: Form::Absent, u: None, v: None, b: None, ..layer };
-    let of_weights = Layer { u, v, b, form: w.map_or(Form::Absent, Form::Dense), ..absent };
-    target.run(|recorder| {
-        let terms = |layer: &Layer, z: Operand<2>, x: Operand<2>| contract::terms(layer, z.matrix(), x.matrix());
-        // In W's form, with U and V of what changes in the inputs.
-        let [moved_z, moved_x] = [
-            dz.map(|dz| terms(&Layer { v: None, ..layer }, dz, x)),
-            dx.map(|dx| terms(&Layer { u: None, ..layer }, z, dx)),
-        ];
-        let all = [moved_z.unwrap_or_default(), moved_x.unwrap_or_default(), terms(&of_weights, z, x)];
-        let bias = b.map(Operand::<1>::row);
-        contract::sum(recorder, Batch::plain(n), layer.k, all.as_flattened(), bias, (to.to.matrix(), to.add))?;
-        let Form::Cp(factors) = layer.form else { return Ok(()) };
-        let replaced = [
-            cp_a.map(|a| (Factors { a, ..factors }, z, x)),
-            cp_b.map(|b| (Factors { b, ..factors }, z, x)),
-            cp_c.map(|c| (Factors { c, ..factors }, z, x)),
-            lambda.map(|lambda| (Factors { lambda: Some(lambda), ..factors }, z, x)),
-            dz.map(|dz| (factors, dz, x)),
-            dx.map(|dx| (factors, z, dx)),
-        ];
-        for (factors, z, x) in replaced.into_iter().flatten() {
-            cp::forward(recorder, &absent, &factors, n, [z, x], Output { add: true, ..to }, None)?;
-        }
-        Ok(())
-    })?;
-    stage.finish()
+    let n = x.shape()[0];
+    call(target, |stage| {
+        let (layer, z, x) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?);
+        let (dz, dx) = (stage.some(tangents.z)?, stage.some(tangents.x)?);
+        let [u, v] = [stage.some(tangents.u)?, stage.some(tangents.v)?];
+        let (w, b) = (stage.some(tangents.w)?, stage.some(tangents.b)?);
+        let factors = [stage.some(tangents.cp_a)?, stage.some(tangents.cp_b)?, stage.some(tangents.cp_c)?];
+        let lambda = stage.some(tangents.lambda)?;
+        let to = stage.output(to)?;
+        let absent = Layer { form: Form::Absent, u: None, v: None, b: None, ..layer };
+        let of_weights = Layer { u, v, b, form: w.map_or(Form::Absent, Form::Dense), ..absent };
+        Ok(move |recorder: &mut Recorder<'_>| {
+            let terms = |layer: &Layer, z: Operand<2>, x: Operand<2>| contract::terms(layer, z.matrix(), x.matrix());
+            // In W's form, with U and V of what changes in the inputs.
+            let [moved_z, moved_x] = [
+                dz.map(|dz| terms(&Layer { v: None, ..layer }, dz, x)),
+                dx.map(|dx| terms(&Layer { u: None, ..layer }, z, dx)),
+            ];
+            let all = [moved_z.unwrap_or_default(), moved_x.unwrap_or_default(), terms(&of_weights, z, x)];
+            let bias = b.map(Operand::<1>::row);
+            contract::sum(recorder, Batch::plain(n), layer.k, all.as_flattened(), bias, (to.to.matrix(), to.add))?;
+            let Form::Cp(own) = layer.form else { return Ok(()) };
+            let [a, b, c] = factors;
+            let replaced = [
+                a.map(|a| (Factors { a, ..own }, z, x)),
+                b.map(|b| (Factors { b, ..own }, z, x)),
+                c.map(|c| (Factors { c, ..own }, z, x)),
+                lambda.map(|lambda| (Factors { lambda: Some(lambda), ..own }, z, x)),
+                dz.map(|dz| (own, dz, x)),
+                dx.map(|dx| (own, z, dx)),
+            ];
+            for (factors, z, x) in replaced.into_iter().flatten() {
+                cp::forward(recorder, &absent, &factors, n, [z, x], Output { add: true, ..to }, None)?;
+            }
+            Ok(())
+        })
+    })
 }
 
 /// Where all gradients go.
@@ -193,48 +214,30 @@ pub(crate) fn backward<T: Element>(
     g: View<'_, T, 2>,
     wanted: Wanted<'_, T>,
 ) -> Result<()> {
-    let (n, mut stage) = (g.shape()[0], Stage::new(target));
-    let saved = kept(wanted.saved);
-    let (layer, z, x, g) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?, stage.input(g)?);
-    let to = outputs(&mut stage, wanted)?;
-    target.run(|recorder| record_backward(recorder, &layer, n, [z.matrix(), x.matrix(), g.matrix()], saved, &to))?;
-    stage.finish()
+    let (n, saved) = (g.shape()[0], kept(wanted.saved));
+    call(target, |stage| {
+        let (layer, operands) = (stage.layer(layer)?, [stage.input(z)?, stage.input(x)?, stage.input(g)?]);
+        let to = outputs(stage, wanted)?;
+        Ok(move |recorder: &mut Recorder<'_>| record_backward(recorder, &layer, n, operands, saved, &to))
+    })
 }
 
-/// Inputs' gradients in one launch (after CP's hidden layer), weights' in another.
+/// Inputs' gradients in one launch, weights' in another.
 fn record_backward(
     recorder: &mut Recorder<'_>,
     layer: &Layer,
     n: usize,
-    [z, x, g]: [Matrix; 3],
+    operands: [Operand<2>; 3],
     saved: Option<Kept>,
     to: &Outputs<2>,
 ) -> Result<()> {
-    let (batch, [k, i, j]) = (Batch::plain(n), [layer.k, layer.i, layer.j]);
-    let mark = recorder.mark();
-    let mut problems = [Gram::default(); 8];
-    match &layer.form {
-        Form::Cp(factors) => {
-            let sums = cp::backward(recorder, layer, factors, n, [z, x, g], saved, to)?;
-            let r = factors.r;
-            let of = [(to.cp_a, (k, g), sums.h), (to.cp_b, (i, z), sums.dp), (to.cp_c, (j, x), sums.dq)];
-            for (problem, (to, rows, columns)) in problems[4..].iter_mut().zip(of) {
-                *problem = to.map_or(*problem, |to| gram::outer(batch, rows, (r, columns), to));
-            }
-            problems[7] = to.lambda.map_or(problems[7], |to| gram::total(batch, (r, sums.dl), to));
-        }
-        _ => {
-            let (dz, dx) = (dz_terms(layer, g, x), dx_terms(layer, g, z));
-            contract::inputs(recorder, batch, [(&dz, i), (&dx, j)], [to.z, to.x, to.tied])?;
-        }
+    if let Form::Cp(factors) = &layer.form {
+        return cp::backward(recorder, layer, factors, n, operands, saved, to);
     }
-    problems[0] = to.w.map_or(problems[0], |to| gram::dw(batch, [k, i, j], [g, z, x], to));
-    problems[1] = to.u.map_or(problems[1], |to| gram::outer(batch, (k, g), (i, z), to));
-    problems[2] = to.v.map_or(problems[2], |to| gram::outer(batch, (k, g), (j, x), to));
-    problems[3] = to.b.map_or(problems[3], |to| gram::total(batch, (k, g), to));
-    recorder.gram(&problems)?;
-    recorder.release(mark);
-    Ok(())
+    let (batch, [z, x, g]) = (Batch::plain(n), operands.map(Operand::<2>::matrix));
+    let (dz, dx) = (dz_terms(layer, g, x), dx_terms(layer, g, z));
+    contract::inputs(recorder, batch, [(&dz, layer.i), (&dx, layer.j)], [to.z, to.x, to.tied])?;
+    recorder.gram(&gram::weights(batch, layer, [z, x, g], to).map(Option::unwrap_or_default))
 }
 
 pub(crate) fn backward_shared<T: Element>(
@@ -245,12 +248,12 @@ pub(crate) fn backward_shared<T: Element>(
     g: View<'_, T, 3>,
     wanted: Wanted<'_, T, 3>,
 ) -> Result<()> {
-    let ([groups, rows, _], mut stage) = (x.shape(), Stage::new(target));
-    let saved = kept(wanted.saved);
-    let (layer, z, x, g) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?, stage.input(g)?);
-    let to = outputs(&mut stage, wanted)?;
-    target.run(|recorder| shared::backward(recorder, &layer, [groups, rows], (z, x, g), saved, &to))?;
-    stage.finish()
+    let ([groups, rows, _], saved) = (x.shape(), kept(wanted.saved));
+    call(target, |stage| {
+        let (layer, z, x, g) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?, stage.input(g)?);
+        let to = outputs(stage, wanted)?;
+        Ok(move |recorder: &mut Recorder<'_>| shared::backward(recorder, &layer, [groups, rows], (z, x, g), saved, &to))
+    })
 }
 
 pub(crate) fn backward_generate<T: Element>(
@@ -261,18 +264,35 @@ pub(crate) fn backward_generate<T: Element>(
     bias: View<'_, T, 2>,
     wanted: Wanted<'_, T>,
 ) -> Result<()> {
-    let (groups, mut stage) = (z.shape()[0], Stage::new(target));
-    let (layer, z, weights, bias) = (stage.layer(layer)?, stage.input(z)?, stage.input(weights)?, stage.input(bias)?);
-    let to = outputs(&mut stage, wanted)?;
-    target.run(|recorder| shared::backward_generate(recorder, &layer, groups, (z, weights, bias), &to))?;
-    stage.finish()
+    let groups = z.shape()[0];
+    call(target, |stage| {
+        let layer = stage.layer(layer)?;
+        let operands = (stage.input(z)?, stage.input(weights)?, stage.input(bias)?);
+        let to = outputs(stage, wanted)?;
+        Ok(move |recorder: &mut Recorder<'_>| shared::backward_generate(recorder, &layer, groups, operands, &to))
+    })
+}
+
+/// Zeros in all elements, on the host or the device.
+pub(crate) fn zeros<A: Element, const D: usize>(target: &Target, mut to: ViewMut<'_, A, D>) -> Result<()> {
+    if target.staged {
+        cpu::fill_zero(&mut to);
+        return Ok(());
+    }
+    // An empty sum, of at most three axes.
+    let (mut shape, mut strides) = ([1; 3], [0; 3]);
+    shape[3 - D..].copy_from_slice(&to.shape());
+    let Output { to: Operand { address, strides: own, kind }, .. } = Output::from(Gradient::write(to));
+    strides[3 - D..].copy_from_slice(&own);
+    let sum = Gram::new(Batch::plain(0), shape, 1).to(Operand { address, strides, kind }, 0, false);
+    target.run(|recorder| recorder.gram(&[sum]))
 }
 
 /// What [`forward`] does with row-major inputs on the device.
 pub(crate) fn plan<T: Element>(target: &Target, layer: &Interaction<'_, T>, n: usize) -> Result<Plan> {
     let algorithm = algorithm(target, layer)?;
     let [z, x, y] = [layer.i, layer.j, layer.k].map(|columns| Operand::somewhere::<T>([columns as i64, 1]));
-    let on_device = Layer::from(layer);
+    let on_device = Stage::planned(target).layer(layer)?;
     let planned =
         target.plan(|recorder| record_forward(recorder, &on_device, n, [z, x], Output { to: y, add: false }, None))?;
     Ok(describe::<T>(target, algorithm, cpu::counts(layer, n), planned))
@@ -290,7 +310,7 @@ pub(crate) fn plan_shared<T: Element>(
         let columns = columns as i64;
         Operand::somewhere::<T>([columns.saturating_mul(rows as i64), columns, 1])
     });
-    let on_device = Layer::from(layer);
+    let on_device = Stage::planned(target).layer(layer)?;
     let planned = target.plan(|recorder| shared::forward(recorder, &on_device, [groups, rows], (z, x), y))?;
     Ok(describe::<T>(target, cpu::shared_algorithm(layer), cpu::shared_counts(layer, groups, rows), planned))
 }

@@ -28,6 +28,15 @@ impl Type {
     }
 }
 
+/// Of an element.
+pub(super) fn bytes(kind: Type) -> usize {
+    match kind {
+        Type::F16 | Type::Bf16 => 2,
+        Type::F32 => 4,
+        Type::F64 => 8,
+    }
+}
+
 /// An address of the device's memory; 0 is none.
 pub(super) type Address = u64;
 

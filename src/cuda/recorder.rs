@@ -9,7 +9,7 @@ use super::choose::{self, Kernel};
 use super::driver::Gpu;
 use super::launch::{Parameter, launch};
 use super::memory::Memory;
-use super::problem::{Address, CONTRACTS, Contract, Contracts, GRAMS, Gram, Grams, Hidden, Type};
+use super::problem::{Address, CONTRACTS, Contract, Contracts, GRAMS, Gram, Grams, Hidden, Type, bytes};
 use crate::plan::Launch;
 use crate::{Context, Error, Result};
 
@@ -207,7 +207,7 @@ impl<'a> Recorder<'a> {
         if problem.n == 0 || problem.r == 0 {
             return Ok(());
         }
-        let kernel = choose::hidden(self.target, problem)?;
+        let kernel = choose::hidden(self.target, problem);
         let blocks = choose::tiles([1, problem.n, problem.r], [kernel.tile[0], kernel.tile[1]])?;
         self.launch(kernel, blocks, 0, problem)
     }
@@ -247,13 +247,5 @@ impl<'a> Recorder<'a> {
         // SAFETY: the addresses are those of views, which reach only their memory, and of scratch as long as was counted; the
         // callers of `Context::with_stream` and of `View::from_device` keep the stream and the memory of others alive.
         unsafe { launch(self.target.gpu, self.target.stream, kernel, blocks, shared, parameter) }
-    }
-}
-
-pub(super) fn bytes(kind: Type) -> usize {
-    match kind {
-        Type::F16 | Type::Bf16 => 2,
-        Type::F32 => 4,
-        Type::F64 => 8,
     }
 }

@@ -6,18 +6,16 @@
 //!   dW′[g] = g[g]ᵀ x[g], db′[g] = Σ g[g]       sums over the rows of each g, of which dz, dW and dU are made
 //! ```
 //!
-//! W′ and dW′ are of blocks of groups that take at most `BLOCK_BYTES`.
+//! W′, dW′ and the hidden layers of CP are of blocks of groups (blocks.rs), these of some rows of one group where it has many.
 
+use super::blocks::Blocks;
 use super::contract::{Batch, Cube, dx_terms, linear, linear_terms, segment, sum, terms};
 use super::cp::{self, for_its_rows, projected, projection};
 use super::gram::{outer, total};
 use super::operand::{Factors, Form, Layer, Matrix, Operand, Output, Outputs};
-use super::problem::{Contract, Gram, Rows, Type};
-use super::recorder::{Recorder, bytes};
+use super::problem::{Contract, Gram, Rows, Segment, Type, bytes};
+use super::recorder::Recorder;
 use crate::Result;
-
-/// Of W′ or dW′ in scratch, unless one group has more.
-const BLOCK_BYTES: usize = 256 << 20;
 
 /// Row-major [G, K, J] in scratch, or an operand of that shape.
 fn cube(address: u64, [k, j]: [usize; 2], kind: Type) -> Operand<3> {
@@ -28,22 +26,23 @@ fn square(address: u64, columns: usize, kind: Type) -> Operand<2> {
     Operand { address, strides: [columns as i64, 1], kind }
 }
 
-/// The operand from group `first` on.
-fn from<const D: usize>(operand: Operand<D>, first: usize) -> Operand<D> {
-    let distance = (first as i64).wrapping_mul(operand.strides[0]).wrapping_mul(bytes(operand.kind) as i64);
-    Operand { address: operand.address.wrapping_add_signed(distance), ..operand }
-}
-
-fn output_from<const D: usize>(output: Output<D>, first: usize) -> Output<D> {
-    Output { to: from(output.to, first), ..output }
-}
-
-/// Groups of a block, for W′ and dW′ of these sizes; and the blocks, of which there is one even without groups.
-fn blocks(layer: &Layer, groups: usize) -> Result<impl Iterator<Item = (usize, usize)>> {
+/// Groups for W′ or dW′.
+fn blocks(layer: &Layer, groups: usize) -> Result<Blocks> {
     let too_large = crate::Error::TooLarge { what: "generated weights" };
     let group = layer.k.checked_mul(layer.j).and_then(|len| len.checked_mul(bytes(layer.kinds[1]))).ok_or(too_large)?;
-    let block = (BLOCK_BYTES / group.max(1)).clamp(1, groups.max(1));
-    Ok((0..groups.max(1)).step_by(block).map(move |first| (first, block.min(groups - first))))
+    Blocks::new(groups, group)
+}
+
+/// Groups for hidden layers of CP that take so many bytes a row, and the rows of a block of one group.
+fn blocks_of_rows([groups, each]: [usize; 2], row: usize) -> Result<[Blocks; 2]> {
+    let of_groups = Blocks::new(groups, each.saturating_mul(row))?;
+    Ok([of_groups, Blocks::new(each, row)?])
+}
+
+/// The rows of a block of so many groups: all, unless it is one group.
+fn rows_of(blocks: Blocks, groups: usize, each: usize) -> impl Iterator<Item = (usize, usize)> {
+    let whole = if groups == 1 { None } else { Some((0, each)) };
+    whole.into_iter().chain(blocks.iter().filter(move |_| groups == 1))
 }
 
 /// W′ of dense or absent W, as a problem whose problems are the outputs.
@@ -79,17 +78,19 @@ pub(super) fn generate(
         return recorder.contract(&[generate_weights(layer, groups, z, weights), b]);
     };
     // Of W′ the rows are (g, k), and Q is A.
-    let mark = recorder.mark();
-    let p = cp::of_groups(recorder, layer, &factors, groups, z)?;
-    let batch = Batch::groups(groups, layer.k);
-    let projections = [projected(for_its_rows(p)), projected(factors.a.in_each_group())];
-    let h = cp::forward_term(recorder, layer, &factors, batch, projections, None)?;
-    let term =
-        super::problem::Segment { w: factors.c.address, w_a: factors.c.strides[0], w_c: factors.c.strides[1], ..h };
-    let v = layer.v.map(Operand::in_each_group);
-    let w = Contract::new(batch, layer.j, 1).plus(Some(term)).bias(v).to(weights.grouped(), false);
-    recorder.contract(&[w, b])?;
-    recorder.release(mark);
+    let group = cp::row_bytes(layer, &factors, 1).saturating_mul(layer.k);
+    for (first, groups) in Blocks::new(groups, group)?.iter() {
+        let (z, weights, mark) = (z.after(0, first), weights.after(0, first), recorder.mark());
+        let p = cp::of_groups(recorder, layer, &factors, groups, z)?;
+        let batch = Batch::groups(groups, layer.k);
+        let projections = [projected(for_its_rows(p)), projected(factors.a.in_each_group())];
+        let h = cp::forward_term(recorder, layer, &factors, batch, projections, None)?;
+        let term = Segment { w: factors.c.address, w_a: factors.c.strides[0], w_c: factors.c.strides[1], ..h };
+        let v = layer.v.map(Operand::in_each_group);
+        let w = Contract::new(batch, layer.j, 1).plus(Some(term)).bias(v).to(weights.grouped(), false);
+        recorder.contract(&[w, if first == 0 { b } else { Contract::default() }])?;
+        recorder.release(mark);
+    }
     Ok(())
 }
 
@@ -105,22 +106,32 @@ pub(super) fn forward(
     let bias = layer.b.map(Operand::<1>::row);
     match layer.form {
         Form::Cp(factors) => {
-            let mark = recorder.mark();
-            let p = match each {
-                1 => projection(z.groups(), factors.b, layer.i),
-                _ => projected(for_its_rows(cp::of_groups(recorder, layer, &factors, groups, z)?)),
-            };
-            let projections = [p, projection(x.grouped(), factors.c, layer.j)];
-            let h = cp::forward_term(recorder, layer, &factors, batch, projections, None)?;
-            let [u, v] = linear_terms(layer, z.groups(), x.grouped());
-            sum(recorder, batch, layer.k, &[Some(h), u, v], bias, (y.grouped(), false))?;
-            recorder.release(mark);
+            let [of_groups, of_rows] = blocks_of_rows([groups, each], cp::row_bytes(layer, &factors, 1))?;
+            for (first, groups) in of_groups.iter() {
+                let mark = recorder.mark();
+                let [x, y] = [x, y].map(|of| of.after(0, first));
+                let z = z.after(0, first);
+                let p = match each {
+                    1 => projection(z.groups(), factors.b, layer.i),
+                    _ => projected(for_its_rows(cp::of_groups(recorder, layer, &factors, groups, z)?)),
+                };
+                for (first, rows) in rows_of(of_rows, groups, each) {
+                    let (batch, mark) = (Batch::groups(groups, rows), recorder.mark());
+                    let [x, y] = [x, y].map(|of| of.after(1, first).grouped());
+                    let projections = [p, projection(x, factors.c, layer.j)];
+                    let h = cp::forward_term(recorder, layer, &factors, batch, projections, None)?;
+                    let [u, v] = linear_terms(layer, z.groups(), x);
+                    sum(recorder, batch, layer.k, &[Some(h), u, v], bias, (y, false))?;
+                    recorder.release(mark);
+                }
+                recorder.release(mark);
+            }
             Ok(())
         }
         Form::Dense(_) if each > 1 => {
-            for (first, count) in blocks(layer, groups)? {
+            for (first, count) in blocks(layer, groups)?.iter() {
                 let mark = recorder.mark();
-                let (z, x, y) = (from(z, first), from(x, first), from(y, first));
+                let (z, x, y) = (z.after(0, first), x.after(0, first), y.after(0, first));
                 let (k, j, kind) = (layer.k, layer.j, layer.kinds[1]);
                 let weights = cube(recorder.scratch(&[count, k, j], kind)?, [k, j], kind);
                 let bias = match (layer.u, layer.b) {
@@ -144,7 +155,7 @@ pub(super) fn forward(
 }
 
 /// W′ [g][k][j] of each problem times its rows, with the lanes along axis `a`.
-fn applied(weights: Operand<3>, depth: usize, a: usize, q: Matrix) -> super::problem::Segment {
+fn applied(weights: Operand<3>, depth: usize, a: usize, q: Matrix) -> Segment {
     let Operand { address, strides, kind } = weights;
     linear(Cube { address, a: strides[a], b: 0, c: strides[3 - a], batch: strides[0], kind }, depth, q)
 }
@@ -214,9 +225,9 @@ pub(super) fn backward(
     let needs_dw = to.w.is_some() || (dense && to.z.is_some());
     let needs_db = to.u.is_some() || (layer.u.is_some() && to.z.is_some());
     let dz_is_ours = cp.is_none();
-    for (first, count) in blocks(layer, groups)? {
+    for (first, count) in blocks(layer, groups)?.iter() {
         let mark = recorder.mark();
-        let (z, x, g) = (from(z, first), from(x, first), from(g, first));
+        let (z, x, g, to) = (z.after(0, first), x.after(0, first), g.after(0, first), to.after(first));
         let mut sums = [Gram::default(); 2];
         let mut dw_ = None;
         if needs_dw {
@@ -232,12 +243,11 @@ pub(super) fn backward(
             db = Some(to);
         }
         recorder.gram(&sums)?;
-        let later = |add: bool| add || first > 0;
-        let to_z = to.z.filter(|_| dz_is_ours).map(|to| output_from(to, first));
-        let to_w = to.w.map(|to| Output { add: later(to.add), ..to });
-        let to_u = to.u.filter(|_| dz_is_ours).map(|to| Output { add: later(to.add), ..to });
-        of_groups(recorder, layer, count, z, (dw_, db), (to_z, to_w, to_u))?;
-        if let Some(to) = to.x.filter(|_| dense).map(|to| output_from(to, first)) {
+        let (to_z, to_u) = (to.z.filter(|_| dz_is_ours), to.u.filter(|_| dz_is_ours));
+        of_groups(recorder, layer, count, z, (dw_, db), (to_z, to.w, to_u))?;
+        // dW′ is not needed any more.
+        recorder.release(mark);
+        if let Some(to) = to.x.filter(|_| dense) {
             let weights = cube(recorder.scratch(&[count, k, j], kind)?, [k, j], kind);
             recorder.contract(&[generate_weights(layer, count, z, weights)])?;
             let term = applied(weights, k, 2, g.batches());
@@ -273,60 +283,64 @@ fn backward_cp(
     to: &Outputs<3>,
 ) -> Result<()> {
     let (k, i, j, r, kind) = (layer.k, layer.i, layer.j, factors.r, layer.kinds[1]);
-    let mark = recorder.mark();
-    let batch = Batch::groups(groups, each);
-    let [p, q] = match saved {
-        Some(kept) => [kept.p, kept.q].map(|address| projected(cp::grouped_rows(address, kept.pitch, batch.per, kind))),
-        None => {
-            let p = cp::of_groups(recorder, layer, factors, groups, z)?;
-            [projected(for_its_rows(p)), projection(x.grouped(), factors.c, j)]
-        }
-    };
-    let d = projection(g.grouped(), factors.a, k);
-    let with_z = to.z.is_some() || to.cp_b.is_some();
+    let (with_z, with_u) =
+        (to.z.is_some() || to.cp_b.is_some(), to.u.is_some() || (layer.u.is_some() && to.z.is_some()));
     let needed = [with_z, to.x.is_some() || to.cp_c.is_some(), to.cp_a.is_some(), to.lambda.is_some()];
-    let sums = cp::backward_hidden(recorder, layer, factors, batch, [p, q, d], needed)?;
-    // dP and g summed over the rows that share z.
-    let rows = Batch::plain(each);
-    let dp = square(recorder.scratch(&[groups, r], kind)?, r, kind);
-    let db = square(recorder.scratch(&[groups, k], kind)?, k, kind);
-    let of_dp = Matrix { rows: Rows { outer: 0, inner: sums.dp.rows.inner }, batch: sums.dp.rows.outer, ..sums.dp };
-    let mut problems = [Gram::default(); 5];
-    if with_z {
-        problems[0] = sum_of_rows(rows, groups, (r, of_dp), dp);
+    let hidden_layers = needed.into_iter().filter(|&needed| needed).count();
+    let [of_groups, of_rows] = blocks_of_rows([groups, each], cp::row_bytes(layer, factors, hidden_layers))?;
+    for (first_group, groups) in of_groups.iter() {
+        let mark = recorder.mark();
+        let (z, x, g, to) =
+            (z.after(0, first_group), x.after(0, first_group), g.after(0, first_group), to.after(first_group));
+        // dP and g summed over the rows that share z.
+        let dp = square(recorder.scratch(&[groups, r], kind)?, r, kind);
+        let db = square(recorder.scratch(&[groups, k], kind)?, k, kind);
+        let p = match saved {
+            Some(_) => None,
+            None => Some(projected(for_its_rows(cp::of_groups(recorder, layer, factors, groups, z)?))),
+        };
+        for (first, rows) in rows_of(of_rows, groups, each) {
+            let (x, g, later, mark) = (x.after(1, first), g.after(1, first), first > 0, recorder.mark());
+            let (batch, rows) = (Batch::groups(groups, rows), Batch::plain(rows));
+            let kept = saved.map(|kept| {
+                let kept = kept.after(first_group * each + first, kind);
+                [kept.p, kept.q].map(|address| projected(cp::grouped_rows(address, kept.pitch, each, kind)))
+            });
+            let [p, q] = kept.unwrap_or([p.unwrap_or_default(), projection(x.grouped(), factors.c, j)]);
+            let d = projection(g.grouped(), factors.a, k);
+            let sums = cp::backward_hidden(recorder, layer, factors, batch, [p, q, d], needed)?;
+            let of_dp =
+                Matrix { rows: Rows { outer: 0, inner: sums.dp.rows.inner }, batch: sums.dp.rows.outer, ..sums.dp };
+            let over_rows =
+                |columns, of, to| Gram { add: i32::from(later), ..sum_of_rows(rows, groups, (columns, of), to) };
+            let problems = [
+                with_z.then(|| over_rows(r, of_dp, dp)),
+                with_u.then(|| over_rows(k, g.batches(), db)),
+                to.cp_a.map(|to| outer(batch, (k, g.grouped()), (r, sums.h), to.later(later))),
+                to.cp_c.map(|to| outer(batch, (j, x.grouped()), (r, sums.dq), to.later(later))),
+                to.lambda.map(|to| total(batch, (r, sums.dl), to.later(later))),
+            ];
+            recorder.gram(&problems.map(Option::unwrap_or_default))?;
+            if let Some(Output { to, add }) = to.x {
+                let c = cp::input_term(factors.c, r, sums.dq);
+                let [_, v] = dx_terms(layer, g.grouped(), z.groups());
+                sum(recorder, batch, j, &[Some(c), v], None, (to.after(1, first).grouped(), add))?;
+            }
+            recorder.release(mark);
+        }
+        let groups = Batch::plain(groups);
+        if let Some(Output { to, add }) = to.z {
+            let b = cp::input_term(factors.b, r, dp.matrix());
+            let u = layer.u.map(|u| linear(Cube::matrix(u, 1), k, db.matrix()));
+            recorder.contract(&[Contract::new(groups, i, 1).plus(Some(b)).plus(u).to(to.matrix(), add)])?;
+        }
+        let problems = [
+            to.cp_b.map(|to| outer(groups, (i, z.matrix()), (r, dp.matrix()), to)),
+            to.u.map(|to| outer(groups, (k, db.matrix()), (i, z.matrix()), to)),
+        ];
+        recorder.gram(&problems.map(Option::unwrap_or_default))?;
+        recorder.release(mark);
     }
-    if to.u.is_some() || (layer.u.is_some() && to.z.is_some()) {
-        problems[1] = sum_of_rows(rows, groups, (k, g.batches()), db);
-    }
-    if let Some(to) = to.cp_a {
-        problems[2] = outer(batch, (k, g.grouped()), (r, sums.h), to);
-    }
-    if let Some(to) = to.cp_c {
-        problems[3] = outer(batch, (j, x.grouped()), (r, sums.dq), to);
-    }
-    if let Some(to) = to.lambda {
-        problems[4] = total(batch, (r, sums.dl), to);
-    }
-    recorder.gram(&problems)?;
-    let u = layer.u.map(|u| linear(Cube::matrix(u, 1), k, db.matrix()));
-    if let Some(Output { to, add }) = to.z {
-        let b = cp::input_term(factors.b, r, dp.matrix());
-        recorder.contract(&[Contract::new(Batch::plain(groups), i, 1).plus(Some(b)).plus(u).to(to.matrix(), add)])?;
-    }
-    if let Some(Output { to, add }) = to.x {
-        let c = cp::input_term(factors.c, r, sums.dq);
-        let [_, v] = dx_terms(layer, g.grouped(), z.groups());
-        sum(recorder, batch, j, &[Some(c), v], None, (to.grouped(), add))?;
-    }
-    let mut problems = [Gram::default(); 2];
-    if let Some(to) = to.cp_b {
-        problems[0] = outer(Batch::plain(groups), (i, z.matrix()), (r, dp.matrix()), to);
-    }
-    if let Some(to) = to.u {
-        problems[1] = outer(Batch::plain(groups), (k, db.matrix()), (i, z.matrix()), to);
-    }
-    recorder.gram(&problems)?;
-    recorder.release(mark);
     Ok(())
 }
 
@@ -353,43 +367,45 @@ pub(super) fn backward_generate(
         return of_groups(recorder, layer, groups, z, (Some(weights), Some(bias)), (to.z, to.w, to.u));
     };
     of_groups(recorder, layer, groups, z, (Some(weights), Some(bias)), (None, to.w, to.u))?;
-    let mark = recorder.mark();
     let r = factors.r;
-    // Of W′ the rows are (g, k), Q is A, and D = dW′ C.
-    let batch = Batch::groups(groups, k);
-    let p = cp::of_groups(recorder, layer, &factors, groups, z)?;
-    let projections =
-        [projected(for_its_rows(p)), projected(factors.a.in_each_group()), projection(weights.grouped(), factors.c, j)];
     let with_z = to.z.is_some() || to.cp_b.is_some();
     let needed = [with_z, to.cp_a.is_some(), to.cp_c.is_some(), to.lambda.is_some()];
-    let sums = cp::backward_hidden(recorder, layer, &factors, batch, projections, needed)?;
-    let dp = square(recorder.scratch(&[groups, r], kind)?, r, kind);
-    let by_group = |of: Matrix| Matrix { rows: Rows { outer: 0, inner: of.rows.inner }, batch: of.rows.outer, ..of };
-    let by_output = |of: Matrix| Matrix { rows: Rows { outer: 0, inner: of.rows.outer }, batch: of.rows.inner, ..of };
-    let mut problems = [Gram::default(); 4];
-    if with_z {
-        problems[0] = sum_of_rows(Batch::plain(k), groups, (r, by_group(sums.dp)), dp);
+    let hidden_layers = needed.into_iter().filter(|&needed| needed).count();
+    let group = cp::row_bytes(layer, &factors, hidden_layers).saturating_mul(k);
+    for (first, groups) in Blocks::new(groups, group)?.iter() {
+        let mark = recorder.mark();
+        let (z, weights, bias, to) =
+            (z.after(0, first), weights.after(0, first), bias.after(0, first), to.after(first));
+        // Of W′ the rows are (g, k), Q is A, and D = dW′ C.
+        let (plain, batch) = (Batch::plain(groups), Batch::groups(groups, k));
+        let p = cp::of_groups(recorder, layer, &factors, groups, z)?;
+        let d = projection(weights.grouped(), factors.c, j);
+        let projections = [projected(for_its_rows(p)), projected(factors.a.in_each_group()), d];
+        let sums = cp::backward_hidden(recorder, layer, &factors, batch, projections, needed)?;
+        let dp = square(recorder.scratch(&[groups, r], kind)?, r, kind);
+        let by_group =
+            |of: Matrix| Matrix { rows: Rows { outer: 0, inner: of.rows.inner }, batch: of.rows.outer, ..of };
+        let by_output =
+            |of: Matrix| Matrix { rows: Rows { outer: 0, inner: of.rows.outer }, batch: of.rows.inner, ..of };
+        let problems = [
+            with_z.then(|| sum_of_rows(Batch::plain(k), groups, (r, by_group(sums.dp)), dp)),
+            to.cp_a.map(|Output { to, add }| Gram {
+                add: i32::from(add),
+                ..sum_of_rows(plain, k, (r, by_output(sums.dq)), to)
+            }),
+            to.cp_c.map(|to| outer(batch, (j, weights.grouped()), (r, sums.h), to)),
+            to.lambda.map(|to| total(batch, (r, sums.dl), to)),
+        ];
+        recorder.gram(&problems.map(Option::unwrap_or_default))?;
+        if let Some(Output { to, add }) = to.z {
+            let b = cp::input_term(factors.b, r, dp.matrix());
+            let u = layer.u.map(|u| linear(Cube::matrix(u, 1), k, bias.matrix()));
+            recorder.contract(&[Contract::new(plain, i, 1).plus(Some(b)).plus(u).to(to.matrix(), add)])?;
+        }
+        if let Some(to) = to.cp_b {
+            recorder.gram(&[outer(plain, (i, z.matrix()), (r, dp.matrix()), to)])?;
+        }
+        recorder.release(mark);
     }
-    if let Some(Output { to, add }) = to.cp_a {
-        let sum = sum_of_rows(plain, k, (r, by_output(sums.dq)), to);
-        problems[1] = Gram { add: i32::from(add), ..sum };
-    }
-    if let Some(to) = to.cp_c {
-        problems[2] = outer(batch, (j, weights.grouped()), (r, sums.h), to);
-    }
-    if let Some(to) = to.lambda {
-        problems[3] = total(batch, (r, sums.dl), to);
-    }
-    recorder.gram(&problems)?;
-    let u = layer.u.map(|u| linear(Cube::matrix(u, 1), k, bias.matrix()));
-    let b = cp::input_term(factors.b, r, dp.matrix());
-    let problem = Contract::new(plain, i, 1).plus(Some(b)).plus(u);
-    if let Some(Output { to, add }) = to.z {
-        recorder.contract(&[problem.to(to.matrix(), add)])?;
-    }
-    if let Some(to) = to.cp_b {
-        recorder.gram(&[outer(plain, (i, z.matrix()), (r, dp.matrix()), to)])?;
-    }
-    recorder.release(mark);
     Ok(())
 }

@@ -52,11 +52,20 @@ impl Stagings {
 /// Copies a result back.
 type Back<'a> = Box<dyn FnOnce(&Target) -> Result<()> + 'a>;
 
+/// What becomes of a call's operands.
+enum Way {
+    /// They are on the device.
+    There,
+    /// They are copied to memory that is held until results are copied back.
+    Copied(MutexGuard<'static, Stagings>),
+    /// They would be copied: for plans.
+    Counted,
+}
+
 /// The operands of one call.
 pub(super) struct Stage<'a> {
     target: &'a Target,
-    /// Only of operands of the host; held until they are copied back.
-    stagings: Option<MutexGuard<'static, Stagings>>,
+    way: Way,
     back: Vec<Back<'a>>,
     /// Copies of operands with gaps, which the driver may read until the wait in `drop`.
     held: Vec<Box<dyn Any>>,
@@ -65,12 +74,22 @@ pub(super) struct Stage<'a> {
 impl<'a> Stage<'a> {
     pub(super) fn new(target: &'a Target) -> Self {
         let lock = || target.gpu.stagings.lock().unwrap_or_else(PoisonError::into_inner);
-        Stage { target, stagings: target.staged.then(lock), back: Vec::new(), held: Vec::new() }
+        let way = if target.staged { Way::Copied(lock()) } else { Way::There };
+        Stage { target, way, back: Vec::new(), held: Vec::new() }
+    }
+
+    /// As [`new`](Self::new), but nothing is copied.
+    pub(super) fn planned(target: &'a Target) -> Self {
+        let way = if target.staged { Way::Counted } else { Way::There };
+        Stage { target, way, back: Vec::new(), held: Vec::new() }
     }
 
     pub(super) fn input<T: Element, const D: usize>(&mut self, view: View<'_, T, D>) -> Result<Operand<D>> {
-        let Some(stagings) = &mut self.stagings else { return Ok(view.into()) };
+        if let Way::There = self.way {
+            return Ok(view.into());
+        }
         let compact = Compact::new(view.shape(), view.strides())?;
+        let Way::Copied(stagings) = &mut self.way else { return Ok(Operand::somewhere::<T>(compact.strides)) };
         let to = stagings.take(self.target, compact.len * size_of::<T>())?;
         let first = view.host_ptr();
         if compact.in_place {
@@ -95,7 +114,7 @@ impl<'a> Stage<'a> {
     }
 
     pub(super) fn output<A: Element, const D: usize>(&mut self, gradient: Gradient<'a, A, D>) -> Result<Output<D>> {
-        let Some(stagings) = &mut self.stagings else { return Ok(gradient.into()) };
+        let Way::Copied(stagings) = &mut self.way else { return Ok(gradient.into()) };
         let Gradient { mut to, add } = gradient;
         let compact = Compact::new(to.shape(), to.strides())?;
         let address = stagings.take(self.target, compact.len * size_of::<A>())?;
@@ -120,7 +139,9 @@ impl<'a> Stage<'a> {
         gradient.map(|gradient| self.output(gradient)).transpose()
     }
 
+    /// Weights without elements are left out: they add nothing, whatever the lengths of their other axes.
     pub(super) fn layer<T: Element>(&mut self, layer: &Interaction<'_, T>) -> Result<Layer> {
+        let layer = layer.along([true; 3]);
         let form = match layer.core {
             Core::Absent => Form::Absent,
             Core::Dense(w) => Form::Dense(self.input(w)?),
@@ -146,7 +167,7 @@ impl<'a> Stage<'a> {
 impl Drop for Stage<'_> {
     /// The memory is given back when nothing uses it any more.
     fn drop(&mut self) {
-        if let Some(stagings) = &mut self.stagings {
+        if let Way::Copied(stagings) = &mut self.way {
             // What went wrong, if anything, the call has reported, or the next one will.
             let _ = self.target.gpu.synchronize(self.target.stream);
             stagings.reset();

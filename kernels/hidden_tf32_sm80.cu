@@ -1,0 +1,11 @@
+// The hidden layer of CP of f32 rounded to tf32 on tensor cores (m16n8k8, cp.async). See hidden_mma.cuh.
+#include "hidden_mma.cuh"
+
+// 4 stages of 12 KB: some 36 KB on their way while one is multiplied.
+using Batch = HiddenMmaTile<Kind::TF32, 4>;
+extern "C" __global__ void __launch_bounds__(Batch::COUNT, 2) hidden_tf32_128x64x16_sm80(const Hidden h) {
+    run<Batch, 2>(h);
+}
+extern "C" __global__ void __launch_bounds__(Batch::COUNT, 1) dhidden_tf32_128x64x16_sm80(const Hidden h) {
+    run<Batch, 3>(h);
+}
