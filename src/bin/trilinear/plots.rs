@@ -1,4 +1,4 @@
-//! `--save`: the report as one HTML file with its plots inside.
+//! `--save`: the report of `bench`, and in `fit` that of fits, as one HTML file with its plots inside.
 
 use std::fmt::Write;
 
@@ -8,6 +8,10 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use trilinear::DType;
 
 use crate::report::{self, Row};
+
+mod fit;
+
+pub(crate) use fit::html as fit_html;
 
 const OURS: RGBColor = RGBColor(31, 87, 164);
 const PREPARED: RGBColor = RGBColor(23, 158, 134);
@@ -44,7 +48,9 @@ pub(crate) fn html(machine: &str, rows: &[Row], skipped: &[String]) -> Result<St
         writeln!(body, "<h3>Roofline</h3>\n{}", roofline(&rows)?)?;
         writeln!(body, "<h3>Against baselines</h3>\n{}", bars(&rows)?)?;
     }
-    writeln!(body, "<h2>All rows</h2>\n{}", table(rows)?)?;
+    let goals = rows.iter().any(|row| row.goal.is_some());
+    let all = table(&report::headings(goals), rows.iter().map(|row| row.cells(goals)))?;
+    writeln!(body, "<h2>All rows</h2>\n{all}")?;
     if !skipped.is_empty() {
         writeln!(body, "<h2>Skipped</h2>\n<ul>")?;
         for line in skipped {
@@ -52,26 +58,29 @@ pub(crate) fn html(machine: &str, rows: &[Row], skipped: &[String]) -> Result<St
         }
         writeln!(body, "</ul>")?;
     }
-    Ok(format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>trilinear bench</title>\
+    Ok(page("trilinear bench", &body))
+}
+
+fn page(title: &str, body: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>{title}</title>\
          <style>{STYLE}</style></head>\n<body>\n{body}</body>\n</html>\n"
-    ))
+    )
 }
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-fn table(rows: &[Row]) -> Result<String> {
-    let goals = rows.iter().any(|row| row.goal.is_some());
+fn table(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Result<String> {
     let mut html = String::from("<div class=\"table\"><table>\n");
-    let mut line = |tag: &str, cells: &mut dyn Iterator<Item = String>| {
-        let cells: String = cells.map(|cell| format!("<{tag}>{}</{tag}>", escape(&cell))).collect();
+    let mut line = |tag: &str, cells: &[String]| {
+        let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
         writeln!(html, "<tr>{cells}</tr>")
     };
-    line("th", &mut report::headings(goals).into_iter().map(str::to_owned))?;
+    line("th", &headings.iter().map(|&heading| heading.to_owned()).collect::<Vec<_>>())?;
     for row in rows {
-        line("td", &mut row.cells(goals).into_iter())?;
+        line("td", &row)?;
     }
     html.push_str("</table></div>\n");
     Ok(html)
