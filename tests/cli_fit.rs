@@ -285,6 +285,19 @@ fn non_negative_factors() {
 }
 
 #[test]
+fn block_terms() {
+    let folder = Folder::new("fit-block");
+    folder.npy("w.npy", &[K, I, J], &full());
+    // A block for each output: slices of 6×5 have rank 5.
+    let fits = rows(&folder, 0, &format!("w.npy --rank {K} --block 5 --out model.safetensors"));
+    assert_eq!((&fits[0]["rank"], &fits[0]["parameters"]), (&(5 * K).into(), &(K * (K + 5 * (I + J))).into()));
+    let factors = Factors::<f64>::read(&folder, "model.safetensors");
+    assert!(distance(&factors.layer(), &full()) < 1e-7);
+    let fits = rows(&folder, 0, &format!("w.npy --params {} --block 2", 2 * (K + 2 * (I + J))));
+    assert_eq!((&fits[0]["rank"], &fits[0]["parameters"]), (&4.into(), &(2 * (K + 2 * (I + J))).into()));
+}
+
+#[test]
 fn wrong_input() {
     let folder = Folder::new("fit-wrong");
     folder.npy("w.npy", &[K, I, J], &full());
@@ -299,11 +312,13 @@ fn wrong_input() {
         ("w.npy --rank 2 --error 0.1", &["--error"]),
         ("w.npy --error 1.5", &["--error", "below 1"]),
         ("w.npy --error 0.1 --params 50", &["--params"]),
-        ("w.npy --params 3", &["--params 3", "15 parameters", "[4, 6, 5]"]),
+        ("w.npy --params 3", &["--params 3", "one component has 15 parameters", "[4, 6, 5]"]),
         ("w.npy --sweep --out model.safetensors", &["--error or --params"]),
         ("w.npy --rank 2 --out model.npy", &["--out: model.npy", "FILE.safetensors"]),
         ("w.npy --rank 2 --out nowhere/model.safetensors", &["nowhere/model.safetensors"]),
         ("w.npy --rank 2 --tolerance NaN", &["tolerance", "NaN"]),
+        ("w.npy --rank 2 --block 0", &["--block"]),
+        ("w.npy --rank 9 --block 3", &["rank", "27"]),
         ("w.npy --rank 99", &["rank", "99"]),
         ("w.npy --rank 2 --w-axes out,z,z", &["--w-axes"]),
         ("matrix.npy --rank 2", &["matrix.npy", "[4, 6]", "3 axes"]),

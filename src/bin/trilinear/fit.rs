@@ -33,6 +33,7 @@ Examples:
   trilinear fit w.npy --sweep --save report.html              the error of each of several ranks, as a table and a plot
   trilinear fit w.npy --sweep 8,16,32 --error 0.1 --out model.safetensors
   trilinear fit w.npy --rank 16 --samples z.npy x.npy         for inputs like these
+  trilinear fit w.npy --rank 12 --block 16                    12 block terms of rank 16
 
 MODEL.safetensors has the tensors a [K, R], b [I, R], c [J, R] and lambda [R]; its metadata say `axes`: which axes of W they are for.
 Ctrl-C ends a fit after its iteration, and what there is by then is printed and written.
@@ -53,6 +54,10 @@ pub(crate) struct Args {
     /// The number of components
     #[arg(long, value_name = "R", conflicts_with_all = ["error", "params", "sweep"])]
     rank: Option<NonZeroUsize>,
+    /// Fit R block terms, each with so many columns of b and c for one of a: W[k] = Σ a[k,r] B_r diag(λ_r) C_rᵀ. They are
+    /// written as the CP factors that they are
+    #[arg(long, value_name = "L", conflicts_with_all = ["error", "sweep"])]
+    block: Option<NonZeroUsize>,
     /// The lowest rank with at most this relative error: ranks are doubled, then bisected
     #[arg(long, value_name = "E", conflicts_with = "params", value_parser = parse_error)]
     error: Option<f64>,
@@ -284,11 +289,12 @@ fn fit<T: Real>(args: &Args, w: &Array) -> Result<bool> {
         return Ok(args.error.is_none());
     };
     if let Some(mut output) = output {
-        let about = vec![
+        let mut about = vec![
             ("format", "trilinear cp".to_owned()),
             ("source", w.place.to_string()),
             ("relative_error", cp.report.error.to_string()),
         ];
+        about.extend(args.block.map(|block| ("columns_of_a_block", block.to_string())));
         Model::write(&mut output, [&cp.a, &cp.b, &cp.c], &cp.lambda, about)?;
     }
     Ok(true)
@@ -297,9 +303,17 @@ fn fit<T: Real>(args: &Args, w: &Array) -> Result<bool> {
 /// The fits that are asked for, by rank.
 fn fits<T: Real>(args: &Args, w: View<'_, T, 3>, options: &Options<'_, T>) -> Result<Vec<Cp<T>>> {
     let [k, i, j] = w.shape();
-    let component = k.saturating_add(i).saturating_add(j);
+    let columns = args.block.map_or(1, NonZeroUsize::get);
+    let component = k.saturating_add(columns.saturating_mul(i.saturating_add(j)));
+    let of_rank = |rank| {
+        let options = Options { rank, ..*options };
+        match args.block {
+            Some(block) => Ok(vec![decompose::block_terms(w, block.get(), &options)?.to_cp()?]),
+            None => Ok(vec![decompose::cp(w, &options)?]),
+        }
+    };
     if let Some(rank) = args.rank {
-        return Ok(vec![decompose::cp(w, &Options { rank: rank.get(), ..*options })?]);
+        return of_rank(rank.get());
     }
     // A CP with as many parameters as W has nothing for it; nor can a rank be higher than these products.
     let products = [(i, j), (k, j), (k, i)].map(|(p, q)| p.saturating_mul(q));
@@ -318,9 +332,9 @@ fn fits<T: Real>(args: &Args, w: View<'_, T, 3>, options: &Options<'_, T>) -> Re
         return Ok(decompose::search(w, error, &Options { rank, ..*options })?.fits);
     }
     let budget = args.params.map_or(0, NonZeroUsize::get);
-    let rank = budget.checked_div(component).unwrap_or(1).min(most);
-    ensure!(rank > 0, "--params {budget}: a CP of rank 1 has {component} parameters already, for W {:?}", w.shape());
-    Ok(vec![decompose::cp(w, &Options { rank, ..*options })?])
+    let rank = budget.checked_div(component).unwrap_or(1).min(most / columns);
+    ensure!(rank > 0, "--params {budget}: one component has {component} parameters already, for W {:?}", w.shape());
+    of_rank(rank)
 }
 
 /// Which of the fits is the one that is asked for; none of a plain sweep, or if none is good enough.
