@@ -29,7 +29,12 @@ fn forms(rows: &[Value]) -> Vec<&str> {
 }
 
 /// What the library says of a layer of these sizes (K, I, J), each weight one number seen as all of them.
-fn plan(form: &str, [k, i, j]: [usize; 3], r: usize, call: impl Fn(Interaction<'_, f32>) -> trilinear::Result<Plan>) -> Plan {
+fn plan(
+    form: &str,
+    [k, i, j]: [usize; 3],
+    r: usize,
+    call: impl Fn(Interaction<'_, f32>) -> trilinear::Result<Plan>,
+) -> Plan {
     let one = [1.0f32];
     let matrix = |rows, columns| View::strided(&one, 0, [rows, columns], [0, 0]).unwrap();
     let layer = match form {
@@ -88,10 +93,16 @@ fn counts_are_those_of_plans() {
 fn forms_that_only_some_shapes_have() {
     let cube = rows("--shape 7,16,16,16");
     assert_eq!(forms(&cube), ["linear", "dense", "diagonal"]);
-    assert_eq!((&row(&cube, "diagonal")["parameters"], &row(&cube, "diagonal")["flops"]), (&16.into(), &(2 * 7 * 16).into()));
+    assert_eq!(
+        (&row(&cube, "diagonal")["parameters"], &row(&cube, "diagonal")["flops"]),
+        (&16.into(), &(2 * 7 * 16).into())
+    );
     let metric = rows("--shape 7,16,16,1");
     assert_eq!(forms(&metric), ["linear", "dense", "identity"]);
-    assert_eq!((&row(&metric, "identity")["parameters"], &row(&metric, "identity")["flops"]), (&0.into(), &(2 * 7 * 16).into()));
+    assert_eq!(
+        (&row(&metric, "identity")["parameters"], &row(&metric, "identity")["flops"]),
+        (&0.into(), &(2 * 7 * 16).into())
+    );
     let huge = rows("--preset dcnv2_cross");
     assert_eq!(row(&huge, "dense")["parameters"], 3456u64.pow(3));
     // x is z: read once.

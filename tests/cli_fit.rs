@@ -193,7 +193,10 @@ fn tensors_of_checkpoints() {
         assert!(error(&fits[0]) < 0.01, "{fits:?}");
     }
     for (file, parts) in [
-        ("several.safetensors", &["2 tensors have 3 axes", "several.safetensors:other [4, 6, 5]", "decoder.scorer.weight"][..]),
+        (
+            "several.safetensors",
+            &["2 tensors have 3 axes", "several.safetensors:other [4, 6, 5]", "decoder.scorer.weight"][..],
+        ),
         ("none.safetensors", &["none.safetensors", "no tensor has 3 axes", "decoder.scorer.bias [4] F32"]),
         ("none.safetensors:decoder.scorer.bias", &["decoder.scorer.bias", "[4]", "3 axes"]),
         ("model.safetensors:nothing", &["no tensor `nothing`", "decoder.scorer.weight [4, 6, 5]"]),
@@ -247,7 +250,10 @@ fn warm_starts_and_samples() {
     let cold = rows(&folder, 0, "w.npy --rank 3 --iterations 6 --tolerance 0");
     let warm = rows(&folder, 0, "w.npy --rank 3 --iterations 1 --tolerance 0 --warm model.safetensors");
     // One iteration goes on from five: the sixth, but for the rounding of normalised factors.
-    assert!((error(&warm[0]) - error(&cold[0])).abs() < 1e-9 && error(&warm[0]) < error(&first[0]), "{warm:?} {cold:?}");
+    assert!(
+        (error(&warm[0]) - error(&cold[0])).abs() < 1e-9 && error(&warm[0]) < error(&first[0]),
+        "{warm:?} {cold:?}"
+    );
 
     // Inputs without some features: those parts of W do not matter.
     let few = |seed, features: usize| {
@@ -278,7 +284,11 @@ fn non_negative_factors() {
     let folder = Folder::new("fit-nonnegative");
     let w: Vec<f64> = low_rank().into_iter().map(f64::abs).collect();
     folder.npy("w.npy", &[K, I, J], &w);
-    rows(&folder, 0, "w.npy --rank 3 --nonnegative --restarts 1 --seed 7 --init random --threads 1 --out model.safetensors");
+    rows(
+        &folder,
+        0,
+        "w.npy --rank 3 --nonnegative --restarts 1 --seed 7 --init random --threads 1 --out model.safetensors",
+    );
     let factors = Factors::<f64>::read(&folder, "model.safetensors");
     assert!(factors.tensors.iter().all(|(_, values)| values.iter().all(|&value| value >= 0.0)));
     assert!(distance(&factors.layer(), &w) < 0.5);
@@ -361,5 +371,7 @@ fn interrupts_end_a_fit_with_what_there_is() {
     assert!(stderr.contains("interrupted"), "{stderr}");
     let row: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(row["ended"], "interrupted");
-    assert!((error(&row) - distance(&Factors::<f64>::read(&folder, "model.safetensors").layer(), &full())).abs() < 1e-9);
+    assert!(
+        (error(&row) - distance(&Factors::<f64>::read(&folder, "model.safetensors").layer(), &full())).abs() < 1e-9
+    );
 }

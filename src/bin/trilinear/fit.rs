@@ -322,7 +322,9 @@ fn fits<T: Real>(args: &Args, w: View<'_, T, 3>, options: &Options<'_, T>) -> Re
     if let Some(ranks) = &args.sweep {
         let highest = args.max_rank.map_or(even.min(64), NonZeroUsize::get);
         let ranks: Vec<usize> = match ranks.as_slice() {
-            [] => std::iter::successors(Some(1), |rank: &usize| rank.checked_mul(2)).take_while(|&r| r <= highest).collect(),
+            [] => std::iter::successors(Some(1), |rank: &usize| rank.checked_mul(2))
+                .take_while(|&r| r <= highest)
+                .collect(),
             ranks => ranks.iter().copied().map(NonZeroUsize::get).collect(),
         };
         return Ok(decompose::sweep(w, &ranks, options)?.fits);
@@ -342,6 +344,12 @@ fn chosen<T: Real>(args: &Args, fits: &[Cp<T>]) -> Option<usize> {
     match (args.error, args.params) {
         (Some(error), _) => fits.iter().position(|cp| cp.report.error <= error),
         (None, Some(most)) => fits.iter().rposition(|cp| cp.report.parameters[1] <= most.get()),
-        (None, None) => if args.sweep.is_none() { fits.len().checked_sub(1) } else { None },
+        (None, None) => {
+            if args.sweep.is_none() {
+                fits.len().checked_sub(1)
+            } else {
+                None
+            }
+        }
     }
 }

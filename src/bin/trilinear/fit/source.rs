@@ -23,7 +23,8 @@ fn find(place: &Place) -> Result<Array> {
     let shapes = tensors.shapes();
     if let Some(name) = &place.name {
         let module = format!("{name}.weight");
-        let is_module = !shapes.iter().any(|(other, _)| other == name) && shapes.iter().any(|(other, _)| *other == module);
+        let is_module =
+            !shapes.iter().any(|(other, _)| other == name) && shapes.iter().any(|(other, _)| *other == module);
         return tensors.array("w", place, if is_module { &module } else { name });
     }
     let found: Vec<_> = shapes.iter().filter(|(_, shape)| shape.len() == 3).collect();
