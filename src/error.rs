@@ -175,6 +175,20 @@ pub enum Error {
     },
     /// Zero threads were asked for.
     Threads,
+    /// An operand of a fit has an element that is NaN or infinite, or sums of its elements are.
+    NotFinite {
+        /// The operand's name.
+        operand: &'static str,
+    },
+    /// An option of a fit has a value that means nothing.
+    Value {
+        /// The option.
+        what: &'static str,
+        /// Its value.
+        given: String,
+        /// What would make sense.
+        expected: &'static str,
+    },
 }
 
 impl fmt::Display for Error {
@@ -229,6 +243,10 @@ impl fmt::Display for Error {
                 write!(f, "{what}: `{given}` is not understood; expected {expected}")
             }
             Error::Threads => write!(f, "the number of threads must be at least 1"),
+            Error::NotFinite { operand } => {
+                write!(f, "operand `{operand}`: its elements, or sums of them, are not finite")
+            }
+            Error::Value { what, given, expected } => write!(f, "{what} is {given}, but should be {expected}"),
         }
     }
 }

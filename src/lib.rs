@@ -35,6 +35,8 @@
 //! | get the gradients | [`Interaction::backward`], and [`backward_into`](Interaction::backward_into) for some of them |
 //! | get the linear layers that z generates | [`Interaction::generate`] |
 //! | use the same weights many times | [`Interaction::prepare`] |
+//! | contract W with the factors of a decomposition | [`mttkrp()`], [`mttkrp_into`] |
+//! | make a W of low rank | `decompose` (feature `decompose`) |
 //! | see what a call will do | [`Interaction::plan`] |
 //! | choose device, SIMD level, threads | [`Context`], or the variables `TRILINEAR_DEVICE` and `TRILINEAR_SIMD` |
 //! | compute on a CUDA device, in its memory | [`Device`], [`DeviceTensor`], [`View::from_device`], [`Context::with_stream`] |
@@ -51,7 +53,8 @@
 //! # Features
 //!
 //! `cuda` (default): NVIDIA devices, whose driver is looked for at run time; without one [`Device::Cuda`] gives
-//! [`Error::Device`]. `ndarray`: views from and to `ndarray` arrays. `cli`: the `trilinear` command.
+//! [`Error::Device`]. `ndarray`: views from and to `ndarray` arrays. `decompose`: fits of W by CP and block terms. `cli`: the
+//! `trilinear` command.
 
 #[cfg(test)]
 extern crate self as trilinear; // for what tests/common has
@@ -59,6 +62,8 @@ extern crate self as trilinear; // for what tests/common has
 mod axes;
 mod cpu;
 mod cuda;
+#[cfg(feature = "decompose")]
+pub mod decompose;
 mod device;
 mod device_tensor;
 mod dispatch;
@@ -67,6 +72,7 @@ mod error;
 mod gradients;
 mod interaction;
 pub mod machine;
+mod mttkrp;
 #[cfg(feature = "ndarray")]
 pub mod ndarray;
 mod place;
@@ -87,6 +93,7 @@ pub use error::{Error, Result, Unavailable};
 pub use gradients::{FactorGradients, Gradient, Gradients, Wanted, WantedFactors};
 pub use half::{bf16, f16};
 pub use interaction::{Generated, Interaction};
+pub use mttkrp::{mttkrp, mttkrp_into};
 pub use plan::{Algorithm, Launch, Plan};
 pub use prepared::Prepared;
 pub use saved::Saved;

@@ -193,7 +193,7 @@ fn options_that_are_wrong() {
         ("--u u.npy --lambda lambda.npy", ["--cp", "not provided"]),
         ("--cp A.npy B.npy C.npy --w-axes x,z,out", ["--w-axes", "--cp"]),
         ("--u u.npy --w-axes x,z,out", ["--w <FILE>", "not provided"]),
-        ("--cp A.npy B.npy", ["--cp", "3 values"]),
+        ("--cp A.npy B.npy", ["--cp", "2 files"]),
         ("--w w.npy --threads 0", ["--threads", "at least 1"]),
         ("--w w.npy --threads many", ["--threads", "many"]),
         ("--w w.npy --device cuda:99", ["--device", "cuda:99"]),

@@ -1,4 +1,5 @@
 //! Folders of files, a call's operands, and their check against the reference.
+#![allow(dead_code)] // the tests of each command use a part
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,11 +19,17 @@ impl Folder {
         Folder(path)
     }
 
-    /// `trilinear run` with these options, separated by blanks, in the folder.
-    pub(crate) fn run(&self, options: &str) -> Output {
+    /// `trilinear` with these arguments, separated by blanks, in the folder.
+    pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_trilinear"));
         command.env_remove("TRILINEAR_DEVICE").env_remove("TRILINEAR_SIMD").current_dir(&self.0);
-        command.arg("run").args(options.split_whitespace()).output().unwrap()
+        command.args(arguments.split_whitespace());
+        command
+    }
+
+    /// `trilinear run` with these options.
+    pub(crate) fn run(&self, options: &str) -> Output {
+        self.command(&format!("run {options}")).output().unwrap()
     }
 
     /// Runs, and returns what was said on stderr.
@@ -35,15 +42,20 @@ impl Folder {
 
     /// Runs; exit code 2, and a message on stderr that has every one of `parts`. Nothing is left behind.
     pub(crate) fn fails(&self, options: &str, parts: &[&str]) {
+        self.refuses(&format!("run {options}"), parts);
+    }
+
+    /// The same of any command.
+    pub(crate) fn refuses(&self, arguments: &str, parts: &[&str]) {
         let before = self.files();
-        let output = self.run(options);
+        let output = self.command(arguments).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{options}: {stderr}");
-        assert!(output.stdout.is_empty() && stderr.starts_with("error: "), "{options}: {stderr}");
+        assert_eq!(output.status.code(), Some(2), "{arguments}: {stderr}");
+        assert!(output.stdout.is_empty() && stderr.starts_with("error: "), "{arguments}: {stderr}");
         for part in parts {
-            assert!(stderr.contains(part), "{options}: `{part}` is missing in: {stderr}");
+            assert!(stderr.contains(part), "{arguments}: `{part}` is missing in: {stderr}");
         }
-        assert_eq!(self.files(), before, "{options}");
+        assert_eq!(self.files(), before, "{arguments}");
     }
 
     pub(crate) fn files(&self) -> Vec<(PathBuf, u64)> {

@@ -119,7 +119,7 @@ pub(crate) fn parse_dtype(text: &str) -> Result<DType> {
         .ok_or_else(|| anyhow!("expected f32, f64, f16 or bf16"))
 }
 
-fn parse_threads(text: &str) -> Result<usize> {
+pub(crate) fn parse_threads(text: &str) -> Result<usize> {
     match text {
         "all" => Ok(host::threads()),
         _ => match text.parse() {

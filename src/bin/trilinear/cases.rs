@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
 use trilinear::presets::{self, PRESETS, Preset};
 use trilinear::{DType, Element, Interaction, Plan, View};
@@ -111,16 +111,31 @@ pub(crate) fn goals(form: Option<Form>, pass: Pass) -> Vec<Case> {
         .collect()
 }
 
+fn preset(name: &str) -> Result<&'static Preset> {
+    presets::find(name).ok_or_else(|| {
+        let names: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
+        anyhow!("there is no preset `{name}`; there are: {}", names.join(", "))
+    })
+}
+
+/// These presets and sizes, one case each: in CP form if they have a rank.
+/// Errors: an unknown preset.
+pub(crate) fn shapes(names: &[String], sizes: &[Sizes]) -> Result<Vec<Case>> {
+    let form = |r: Option<usize>| if r.is_some() { Form::Cp } else { Form::Dense };
+    let presets = names.iter().map(|name| {
+        let preset = preset(name)?;
+        Ok(Case::of_preset(preset, Some(form(preset.r))))
+    });
+    let presets: Vec<Vec<Case>> = presets.collect::<Result<_>>()?;
+    Ok(presets.into_iter().flatten().chain(sizes.iter().map(|&sizes| Case::of(sizes, form(sizes.r)))).collect())
+}
+
 /// The calls of these presets and sizes (of every preset if both are empty) in this form, or in all that they have.
 /// Errors: an unknown preset, or a form that a shape does not have.
 pub(crate) fn chosen(names: &[String], sizes: &[Sizes], form: Option<Form>) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for name in names {
-        let Some(preset) = presets::find(name) else {
-            let names: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
-            bail!("there is no preset `{name}`; there are: {}", names.join(", "));
-        };
-        let of_preset = Case::of_preset(preset, form);
+        let of_preset = Case::of_preset(preset(name)?, form);
         match form {
             Some(form) if of_preset.is_empty() => bail!("preset `{name}` has no {form} form"),
             _ => cases.extend(of_preset),

@@ -16,8 +16,10 @@ use npyz::{Endianness, NpyHeader, Order, TypeChar};
 use safetensors::tensor::{Dtype, Metadata, TensorView};
 use trilinear::{DType, Element, View, bf16, f16};
 
+mod model;
 mod output;
 
+pub(crate) use model::{Model, parse_axes};
 pub(crate) use output::Output;
 
 /// Where a tensor is: `FILE.npy`, or `FILE.safetensors:NAME`.
@@ -317,6 +319,17 @@ impl SafeTensors {
         let mut names = self.metadata.offset_keys();
         names.sort();
         names
+    }
+
+    /// Shape of each tensor, by name.
+    pub(crate) fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let shape = |name: &String| self.metadata.info(name).map(|info| info.shape.clone());
+        self.names().into_iter().filter_map(|name| shape(&name).map(|shape| (name, shape))).collect()
+    }
+
+    /// What the file says about itself under this key.
+    pub(crate) fn about(&self, key: &str) -> Option<&str> {
+        self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
     /// What is there, as a message.

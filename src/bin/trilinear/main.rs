@@ -1,4 +1,4 @@
-//! The `trilinear` command: benchmarks, a self-test, this machine's devices, and interactions of files.
+//! The `trilinear` command: benchmarks, costs, fits, a self-test, this machine's devices, and interactions of files.
 
 use std::process::ExitCode;
 
@@ -10,8 +10,10 @@ mod cases;
 mod check;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod count;
 mod devices;
 mod exact;
+mod fit;
 mod formats;
 mod host;
 mod measure;
@@ -33,7 +35,7 @@ const LONG_ABOUT: &str = "\
 Multiplicative interactions y = zᵀWx + zᵀU + Vx + b on this machine: how fast they are here, whether every kernel is \
 right here, and the operation itself on files.
 
-Exit codes: 0 success; 1 a self-test failed; 2 wrong options, files or shapes.";
+Exit codes: 0 success; 1 a self-test failed, or no fit is as good as asked for; 2 wrong options, files or shapes.";
 
 const ENVIRONMENT: &str = "\
 Environment:
@@ -44,8 +46,12 @@ Environment:
 enum Command {
     /// Measure the named shapes against this machine's limits and against other ways to compute them.
     Bench(bench::Args),
+    /// Fit a low-rank W to the tensor in a file.
+    Fit(fit::Args),
     /// Apply an interaction to files.
     Run(run::Args),
+    /// Count parameters, FLOPs, bytes and predicted time of each form of W.
+    Count(count::Args),
     /// Show what this machine offers, and which kernels are chosen.
     Devices(devices::Args),
     /// Test every kernel that this machine can run against the reference.
@@ -55,7 +61,9 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bench(args) => bench::run(args).map(|()| true),
+        Command::Fit(args) => fit::run(args),
         Command::Run(args) => run::run(args).map(|()| true),
+        Command::Count(args) => count::run(args).map(|()| true),
         Command::Devices(args) => devices::run(args).map(|()| true),
         Command::Check(args) => check::run(args),
     };

@@ -1,4 +1,4 @@
-//! `--save`: the report as one HTML file with its plots inside.
+//! `--save`: the report of `bench`, and in `fit` that of fits, as one HTML file with its plots inside.
 
 use std::fmt::Write;
 
@@ -8,6 +8,10 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use trilinear::DType;
 
 use crate::report::{self, Row};
+
+mod fit;
+
+pub(crate) use fit::html as fit_html;
 
 const OURS: RGBColor = RGBColor(31, 87, 164);
 const PREPARED: RGBColor = RGBColor(23, 158, 134);
@@ -61,12 +65,14 @@ pub(crate) fn document(machine: &str, mut body: String, skipped: &[String]) -> R
         }
         writeln!(body, "</ul>")?;
     }
-    Ok(format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>trilinear bench</title>\
-         <style>{STYLE}</style></head>\n<body>\n<h1>trilinear bench</h1>\n\
-         <pre>{}</pre>\n{body}</body>\n</html>\n",
-        escape(machine)
-    ))
+    Ok(page("trilinear bench", &format!("<h1>trilinear bench</h1>\n<pre>{}</pre>\n{body}", escape(machine))))
+}
+
+fn page(title: &str, body: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>{title}</title>\
+         <style>{STYLE}</style></head>\n<body>\n{body}</body>\n</html>\n"
+    )
 }
 
 fn escape(text: &str) -> String {
@@ -75,13 +81,13 @@ fn escape(text: &str) -> String {
 
 pub(crate) fn table(headings: &[&str], lines: impl IntoIterator<Item = Vec<String>>) -> Result<String> {
     let mut html = String::from("<div class=\"table\"><table>\n");
-    let mut line = |tag: &str, cells: &mut dyn Iterator<Item = String>| {
-        let cells: String = cells.map(|cell| format!("<{tag}>{}</{tag}>", escape(&cell))).collect();
+    let mut line = |tag: &str, cells: &[String]| {
+        let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
         writeln!(html, "<tr>{cells}</tr>")
     };
-    line("th", &mut headings.iter().copied().map(str::to_owned))?;
+    line("th", &headings.iter().map(|&heading| heading.to_owned()).collect::<Vec<_>>())?;
     for cells in lines {
-        line("td", &mut cells.into_iter())?;
+        line("td", &cells)?;
     }
     html.push_str("</table></div>\n");
     Ok(html)

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use trilinear::{Axes, Axis, Context, DType, Device, Element, Error, Interaction, Plan, Tensor, View, bf16, f16};
+use trilinear::{Axes, Context, DType, Device, Element, Error, Interaction, Plan, Tensor, View, bf16, f16};
 
-use crate::formats::{Array, Output, Place, SafeTensors, Values};
+use crate::formats::{Array, Model, Output, Place, SafeTensors, Values, parse_axes};
 
 mod gradients;
 
@@ -45,8 +45,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ORDER", default_value = "out,z,x", value_parser = parse_axes,
         requires = "w", conflicts_with_all = ["cp", "bilinear"])]
     w_axes: Axes,
-    /// W as CP factors A [K, R], B [I, R] and C [J, R]
-    #[arg(long, num_args = 3, value_names = ["A", "B", "C"])]
+    /// W as CP factors: a file that `trilinear fit` wrote, or three with A [K, R], B [I, R] and C [J, R]
+    #[arg(long, num_args = 1..=3, value_name = "FILE")]
     cp: Option<Vec<String>>,
     /// Weights [R] of the CP components
     #[arg(long, value_name = "FILE", requires = "cp", conflicts_with_all = ["w", "bilinear"])]
@@ -89,21 +89,6 @@ pub(crate) struct Args {
     threads: Option<usize>,
 }
 
-fn parse_axes(text: &str) -> Result<Axes, String> {
-    let order: Option<Vec<Axis>> = text
-        .split(',')
-        .map(|name| match name.trim() {
-            "out" => Some(Axis::Out),
-            "z" => Some(Axis::Z),
-            "x" => Some(Axis::X),
-            _ => None,
-        })
-        .collect();
-    let order = order.and_then(|order| <[Axis; 3]>::try_from(order).ok());
-    let order = order.ok_or("expected out, z and x in some order, with commas between")?;
-    Axes::new(order).map_err(|error| error.to_string())
-}
-
 fn parse_dtype(text: &str) -> Result<DType, &'static str> {
     match text {
         "f16" => Ok(DType::F16),
@@ -131,9 +116,17 @@ struct Operands {
 impl Operands {
     fn open(args: &Args) -> Result<Operands> {
         let open = |operand, text: &Option<String>| text.as_ref().map(|text| Array::open(operand, text)).transpose();
+        let mut lambda = open("lambda", &args.lambda)?;
         let cp = match args.cp.as_deref() {
             Some([a, b, c]) => Some([Array::open("cp A", a)?, Array::open("cp B", b)?, Array::open("cp C", c)?]),
-            _ => None,
+            Some([model]) => {
+                let model = Model::open("--cp", model)?;
+                ensure!(model.lambda.is_none() || lambda.is_none(), "--lambda: the file of --cp has a lambda already");
+                lambda = lambda.or(model.lambda);
+                Some(model.factors)
+            }
+            Some(files) => bail!("--cp: {} files are given; it takes one that `fit` wrote, or A, B and C", files.len()),
+            None => None,
         };
         let (mut w, mut b) = (open("w", &args.w)?, open("b", &args.b)?);
         if let Some(text) = &args.bilinear {
@@ -145,7 +138,7 @@ impl Operands {
             x: open("x", &args.x)?,
             w,
             cp,
-            lambda: open("lambda", &args.lambda)?,
+            lambda,
             u: open("u", &args.u)?,
             v: open("v", &args.v)?,
             b,
