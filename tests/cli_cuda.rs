@@ -153,7 +153,7 @@ fn counts_are_printed_and_large_shapes_skipped() {
 }
 
 /// A device that is not named as the simulated one is: the path of a GPU.
-const GPU: [(&str, &str); 2] = [("SIMULATED_CUDA_NAME", "NVIDIA Test"), ("SIMULATED_CUDA_MEMORY", "96M")];
+const GPU: [(&str, &str); 2] = [("SIMULATED_CUDA_NAME", "NVIDIA Test"), ("SIMULATED_CUDA_MEMORY", "32M")];
 
 /// Times by events, the peak by attributes, and no cuBLAS.
 #[test]
