@@ -9,13 +9,18 @@
 //! ```
 
 use super::Real;
-use crate::{Axis, Context, Interaction, Result, Tensor, View, ViewMut, mttkrp_into};
+use crate::{Axis, Context, Result, Tensor, View, ViewMut, mttkrp_into};
+
+/// Components whose sums are formed at once.
+const LANES: usize = 16;
 
 /// The last contraction.
 pub(super) struct Products<T> {
     /// o, if the contraction is of factors that have not changed since.
     over: Option<usize>,
     t: Vec<T>,
+    /// [1, R].
+    ones: Tensor<T, 2>,
     /// Whether contractions over each axis are no larger than W.
     allowed: [bool; 3],
 }
@@ -27,7 +32,9 @@ impl<T: Real> Products<T> {
         let size = |len: usize| elements.checked_div(len).unwrap_or(0) * rank;
         let allowed = lengths.map(|len| rank <= len);
         let most = (0..3).filter(|&over| allowed[over]).map(|over| size(lengths[over])).max().unwrap_or(0);
-        Ok(Products { over: None, t: Tensor::zeros([most])?.into_vec(), allowed })
+        let mut ones = Tensor::zeros([1, rank])?;
+        ones.as_mut_slice().fill(T::from_f64(1.0));
+        Ok(Products { over: None, t: Tensor::zeros([most])?.into_vec(), ones, allowed })
     }
 
     /// That the factors are others than those of the last call.
@@ -58,23 +65,26 @@ impl<T: Real> Products<T> {
         Ok(())
     }
 
-    /// t, over an axis.
+    /// t, over an axis: an MTTKRP of W, or of each of its slices, as a matrix.
     fn contract(&mut self, w: View<'_, T, 3>, factor: &Tensor<T, 2>, over: usize, context: &Context) -> Result<()> {
-        let ([k, i, j], [len, r], elements) = (w.shape(), factor.shape(), w.as_slice().unwrap_or_default());
-        let layer = Interaction::linear(r, 0, len)?.with_v(factor.view().transpose())?.with_context(*context);
-        let product = |x: View<'_, T, 2>, to: &mut [T]| {
-            let rows = x.shape()[0];
-            layer.forward_into(View::new(&[], [rows, 0])?, x, ViewMut::new(&mut to[..rows * r], [rows, r])?)
-        };
+        let ([k, i, j], [_, r], elements) = (w.shape(), factor.shape(), w.as_slice().unwrap_or_default());
+        let (ones, factor) = (self.ones.view(), factor.view());
         match over {
-            0 => product(View::new(elements, [k, i * j])?.transpose(), &mut self.t)?,
+            0 => {
+                let to = ViewMut::new(&mut self.t[..i * j * r], [i * j, r])?;
+                mttkrp_into(View::new(elements, [k, 1, i * j])?, Axis::X, [factor, ones], to, context)?;
+            }
             1 => {
                 let slices = elements.chunks_exact((i * j).max(1)).zip(self.t.chunks_exact_mut((j * r).max(1)));
                 for (slice, to) in slices {
-                    product(View::new(slice, [i, j])?.transpose(), to)?;
+                    let to = ViewMut::new(to, [j, r])?;
+                    mttkrp_into(View::new(slice, [1, i, j])?, Axis::X, [ones, factor], to, context)?;
                 }
             }
-            _ => product(View::new(elements, [k * i, j])?, &mut self.t)?,
+            _ => {
+                let to = ViewMut::new(&mut self.t[..k * i * r], [k * i, r])?;
+                mttkrp_into(View::new(elements, [1, k * i, j])?, Axis::Z, [ones, factor], to, context)?;
+            }
         }
         self.over = Some(over);
         Ok(())
@@ -89,20 +99,34 @@ impl<T: Real> Products<T> {
         if r == 0 || length == 0 {
             return;
         }
-        let add = |m: &mut [T], t: &[T], factor: &[T]| {
-            for (m, (t, factor)) in m.iter_mut().zip(t.iter().zip(factor)) {
-                *m = *m + *t * *factor;
-            }
-        };
         for (p_row, t) in self.t.chunks_exact(length * r).take(factors[p].shape()[0]).enumerate() {
-            let rows = t.chunks_exact(r);
             if mode == p {
                 let m = &mut m[p_row * r..][..r];
-                rows.zip(other.chunks_exact(r)).for_each(|(t, factor)| add(m, t, factor));
+                // A block of components at a time, whose sums stay in registers.
+                for first in (0..r).step_by(LANES) {
+                    let lanes = first..r.min(first + LANES);
+                    let rows = t.chunks_exact(r).zip(other.chunks_exact(r));
+                    let mut sums = [T::default(); LANES];
+                    for (t, f) in rows {
+                        match (t[lanes.clone()].first_chunk::<LANES>(), f[lanes.clone()].first_chunk::<LANES>()) {
+                            (Some(t), Some(f)) => add(&mut sums, t, f), // of known length
+                            _ => add(&mut sums, &t[lanes.clone()], &f[lanes.clone()]),
+                        }
+                    }
+                    m[lanes.clone()].copy_from_slice(&sums[..lanes.len()]);
+                }
             } else {
                 let factor = &other[p_row * r..][..r];
-                rows.zip(m.chunks_exact_mut(r)).for_each(|(t, m)| add(m, t, factor));
+                t.chunks_exact(r).zip(m.chunks_exact_mut(r)).for_each(|(t, m)| add(m, t, factor));
             }
         }
+    }
+}
+
+/// m += t⊙f.
+#[inline(always)]
+fn add<T: Real>(m: &mut [T], t: &[T], f: &[T]) {
+    for (m, (t, f)) in m.iter_mut().zip(t.iter().zip(f)) {
+        *m = *m + *t * *f;
     }
 }
