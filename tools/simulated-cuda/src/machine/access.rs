@@ -5,70 +5,14 @@ use super::{
     block::Block,
     code::*,
     each,
-    memory::Allocation,
-    registers::{ALL, LANES},
+    element::{Pointers, read, write},
+    registers::{ALL, LANES, blend},
+    spread::{Sharing, lanes_at, offsets, present, sharing},
     trouble,
+    vectorised::vectorised,
     warp::Warp,
 };
 use crate::{FaultKind, fault::Space};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
-
-/// Pointers of lanes into the device's memory.
-pub(crate) type Pointers = [*mut u8; LANES];
-
-/// Reads an element of 1, 2, 4 or 8 bytes.
-///
-/// # Safety
-/// The pointer is to so many bytes of an allocation, aligned to their number.
-#[inline(always)]
-pub(crate) unsafe fn read(pointer: *mut u8, bytes: u32) -> u64 {
-    // SAFETY: as promised; all accesses are atomic.
-    unsafe {
-        match bytes {
-            1 => AtomicU8::from_ptr(pointer).load(Relaxed).into(),
-            2 => AtomicU16::from_ptr(pointer.cast()).load(Relaxed).into(),
-            4 => AtomicU32::from_ptr(pointer.cast()).load(Relaxed).into(),
-            _ => AtomicU64::from_ptr(pointer.cast()).load(Relaxed),
-        }
-    }
-}
-
-/// Writes an element of 1, 2, 4 or 8 bytes.
-///
-/// # Safety
-/// As for [`read`].
-#[inline(always)]
-pub(crate) unsafe fn write(pointer: *mut u8, bytes: u32, value: u64) {
-    // SAFETY: as promised; all accesses are atomic.
-    unsafe {
-        match bytes {
-            1 => AtomicU8::from_ptr(pointer).store(value as u8, Relaxed),
-            2 => AtomicU16::from_ptr(pointer.cast()).store(value as u16, Relaxed),
-            4 => AtomicU32::from_ptr(pointer.cast()).store(value as u32, Relaxed),
-            _ => AtomicU64::from_ptr(pointer.cast()).store(value, Relaxed),
-        }
-    }
-}
-
-#[inline(always)]
-pub(crate) fn read_slice(bytes: &[u8], at: usize, size: u32) -> u64 {
-    match size {
-        1 => bytes[at].into(),
-        2 => u16::from_le_bytes([bytes[at], bytes[at + 1]]).into(),
-        4 => u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default()).into(),
-        _ => u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default()),
-    }
-}
-
-#[inline(always)]
-pub(crate) fn write_slice(bytes: &mut [u8], at: usize, size: u32, value: u64) {
-    match size {
-        1 => bytes[at] = value as u8,
-        2 => bytes[at..at + 2].copy_from_slice(&(value as u16).to_le_bytes()),
-        4 => bytes[at..at + 4].copy_from_slice(&(value as u32).to_le_bytes()),
-        _ => bytes[at..at + 8].copy_from_slice(&value.to_le_bytes()),
-    }
-}
 
 /// An element as its register holds it.
 #[inline(always)]
@@ -95,6 +39,7 @@ pub(crate) fn classify(address: u64) -> (AccessSpace, u64) {
 }
 
 /// Splits the lanes of an access by space: generic addresses may be in several.
+#[inline(always)]
 pub(crate) fn split(
     space: AccessSpace,
     addresses: &[u64; LANES],
@@ -116,147 +61,127 @@ pub(crate) fn split(
     Ok(())
 }
 
-impl<'a> Block<'a> {
+vectorised! {
+    fn load(
+        block: &mut Block,
+        warp: &mut Warp,
+        access: &Access,
+        space: AccessSpace,
+        addresses: &[u64; LANES],
+        mask: u32,
+    ) -> Outcome {
+        let size = access.bytes * access.elements.len() as u32;
+        match space {
+            AccessSpace::Shared => {
+                let pointers = block.shared_pointers(warp, access, addresses, mask, size, false)?;
+                // SAFETY: checked to be so many bytes of shared memory.
+                unsafe { fill::<false>(warp, access, mask, &pointers) };
+            }
+            AccessSpace::Local => {
+                let pointers = block.local_pointers(warp, addresses, mask, size, false)?;
+                // SAFETY: checked to be so many bytes of local memory.
+                unsafe { fill::<false>(warp, access, mask, &pointers) };
+            }
+            AccessSpace::Param => {
+                for lane in each(mask) {
+                    let (address, bytes) = (addresses[lane], block.params.len() as u64);
+                    check_range(lane, address, size, bytes, Space::Param, false)?;
+                }
+                let start = block.params.as_ptr().cast_mut();
+                let pointers = present(addresses, mask).map(|address| start.wrapping_add(address as usize));
+                // SAFETY: checked to be so many bytes of the parameters; only read.
+                unsafe { fill::<false>(warp, access, mask, &pointers) };
+            }
+            _ => {
+                let pointers = block.resolve(addresses, mask, size, false)?;
+                // SAFETY: resolved to so many bytes, aligned.
+                unsafe { fill::<true>(warp, access, mask, &pointers) };
+            }
+        }
+        Ok(())
+    }
+}
+
+vectorised! {
+    fn store(
+        block: &mut Block,
+        warp: &mut Warp,
+        access: &Access,
+        space: AccessSpace,
+        addresses: &[u64; LANES],
+        mask: u32,
+    ) -> Outcome {
+        let size = access.bytes * access.elements.len() as u32;
+        match space {
+            AccessSpace::Shared => {
+                let pointers = block.shared_pointers(warp, access, addresses, mask, size, true)?;
+                // SAFETY: checked to be so many bytes of shared memory.
+                unsafe { drain::<false>(warp, access, mask, &pointers) };
+            }
+            AccessSpace::Local => {
+                let pointers = block.local_pointers(warp, addresses, mask, size, true)?;
+                // SAFETY: checked to be so many bytes of local memory.
+                unsafe { drain::<false>(warp, access, mask, &pointers) };
+            }
+            AccessSpace::Param => {
+                let lane = mask.trailing_zeros() as usize;
+                let kind = FaultKind::OutOfBounds { space: Space::Param, size, write: true };
+                return trouble(lane, kind, Some(addresses[lane]));
+            }
+            _ => {
+                let pointers = block.resolve(addresses, mask, size, true)?;
+                // SAFETY: resolved to so many bytes, aligned.
+                unsafe { drain::<true>(warp, access, mask, &pointers) };
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Block<'_> {
     pub(crate) fn load(&mut self, warp: &mut Warp, access: &Access, mask: u32) -> Outcome {
         let addresses = warp.addresses(&access.address);
-        split(access.space, &addresses, mask, |space, addresses, mask| {
-            let size = access.bytes * access.elements.len() as u32;
-            match space {
-                AccessSpace::Shared => {
-                    self.check_shared(warp, addresses, mask, size, false)?;
-                    let shared = &self.shared;
-                    fill(warp, access, mask, |lane, at| {
-                        read_slice(shared, addresses[lane] as usize + at as usize, access.bytes)
-                    });
-                }
-                AccessSpace::Local => {
-                    let base = self.check_local(warp, addresses, mask, size, false)?;
-                    let local = std::mem::take(&mut warp.local);
-                    fill(warp, access, mask, |lane, at| read_slice(&local, base[lane] + at as usize, access.bytes));
-                    warp.local = local;
-                }
-                AccessSpace::Param => {
-                    for lane in each(mask) {
-                        let (address, bytes) = (addresses[lane], self.params.len() as u64);
-                        check_range(lane, address, size, bytes, Space::Param, false)?;
-                    }
-                    let params = self.params;
-                    fill(warp, access, mask, |lane, at| {
-                        read_slice(params, addresses[lane] as usize + at as usize, access.bytes)
-                    });
-                }
-                _ => {
-                    let pointers = self.resolve(addresses, mask, size, false)?;
-                    // SAFETY: resolved to so many bytes, aligned.
-                    fill(warp, access, mask, |lane, at| unsafe {
-                        read(pointers[lane].wrapping_add(at as usize), access.bytes)
-                    });
-                }
-            }
-            Ok(())
-        })
+        split(access.space, &addresses, mask, |space, addresses, mask| load(self, warp, access, space, addresses, mask))
     }
 
     pub(crate) fn store(&mut self, warp: &mut Warp, access: &Access, mask: u32) -> Outcome {
         let addresses = warp.addresses(&access.address);
         split(access.space, &addresses, mask, |space, addresses, mask| {
-            let size = access.bytes * access.elements.len() as u32;
-            match space {
-                AccessSpace::Shared => {
-                    let distinct =
-                        if self.shadow.is_some() { without_copies(warp, access, addresses, mask) } else { mask };
-                    self.check_ranges(addresses, mask, size, true)?;
-                    self.watch_shared(warp, addresses, (mask, distinct), size, true)?;
-                    let shared = &mut self.shared;
-                    drain(warp, access, mask, |lane, at, value| {
-                        write_slice(shared, addresses[lane] as usize + at as usize, access.bytes, value)
-                    });
-                }
-                AccessSpace::Local => {
-                    let base = self.check_local(warp, addresses, mask, size, true)?;
-                    let mut local = std::mem::take(&mut warp.local);
-                    drain(warp, access, mask, |lane, at, value| {
-                        write_slice(&mut local, base[lane] + at as usize, access.bytes, value)
-                    });
-                    warp.local = local;
-                }
-                AccessSpace::Param => {
-                    let lane = mask.trailing_zeros() as usize;
-                    let kind = FaultKind::OutOfBounds { space: Space::Param, size, write: true };
-                    return trouble(lane, kind, Some(addresses[lane]));
-                }
-                _ => {
-                    let pointers = self.resolve(addresses, mask, size, true)?;
-                    // SAFETY: resolved to so many bytes, aligned.
-                    drain(warp, access, mask, |lane, at, value| unsafe {
-                        write(pointers[lane].wrapping_add(at as usize), access.bytes, value)
-                    });
-                }
-            }
-            Ok(())
+            store(self, warp, access, space, addresses, mask)
         })
     }
 
-    /// Checks an access of global memory, and counts it.
-    pub(crate) fn resolve(&mut self, addresses: &[u64; LANES], mask: u32, size: u32, write: bool) -> Outcome<Pointers> {
-        let mut pointers = [std::ptr::null_mut(); LANES];
-        for lane in each(mask) {
-            let address = addresses[lane];
-            let (allocation, offset) = self.locate(lane, address, size, write)?;
-            if self.device.sanitize {
-                if write {
-                    allocation.initialised().set(offset, size);
-                } else if !allocation.initialised().all(offset, size) {
-                    let kind = FaultKind::UninitialisedMemory { space: Space::Global, size };
-                    return trouble(lane, kind, Some(address));
-                }
-            }
-            if self.device.profile {
-                self.view.touch(self.recent, offset, size, write);
-            }
-            pointers[lane] = allocation.at(offset);
-        }
-        if self.device.profile {
-            let traffic = if write { &mut self.stores } else { &mut self.loads };
-            traffic.requests += 1;
-            traffic.bytes += u64::from(size * mask.count_ones());
-            traffic.sectors += sectors(addresses, mask);
-        }
-        Ok(pointers)
-    }
-
-    /// The allocation with an access, and its offset there; `recent` is its number.
+    /// Checks a load or store of shared memory, and counts it: pointers, also for lanes that take no part.
     #[inline(always)]
-    pub(crate) fn locate(
+    fn shared_pointers(
         &mut self,
-        lane: usize,
-        address: u64,
+        warp: &Warp,
+        access: &Access,
+        addresses: &[u64; LANES],
+        mask: u32,
         size: u32,
         write: bool,
-    ) -> Outcome<(&'a Allocation, u64)> {
-        if address & u64::from(size - 1) != 0 {
-            return trouble(lane, FaultKind::Misaligned { space: Space::Global, size }, Some(address));
-        }
-        let view = self.view;
-        let within = |allocation: &Allocation| {
-            let offset = address.wrapping_sub(allocation.base);
-            offset < allocation.size && u64::from(size) <= allocation.size - offset
-        };
-        if !view.allocations.get(self.recent).is_some_and(|allocation| within(allocation)) {
-            let next = view.allocations.partition_point(|allocation| allocation.base <= address);
-            match next.checked_sub(1).filter(|&at| within(&view.allocations[at])) {
-                Some(at) => self.recent = at,
-                None => {
-                    let kind = FaultKind::OutOfBounds { space: Space::Global, size, write };
-                    return trouble(lane, kind, Some(address));
-                }
+    ) -> Outcome<Pointers> {
+        let offsets = self.shared_offsets(addresses, mask, size, write)?;
+        if let Some(shadow) = &mut self.shadow {
+            let sharing = sharing(&offsets, mask, size);
+            if !write {
+                shadow.load(warp.index, &offsets, mask, size, sharing)?;
+            } else if sharing == Sharing::Distinct {
+                shadow.store(warp.index, &offsets, mask, size)?;
+            } else {
+                let mask = without_copies(warp, access, &offsets, mask);
+                shadow.store_each(warp.index, &offsets, mask, size)?;
             }
         }
-        let allocation = &view.allocations[self.recent];
-        Ok((allocation, address - allocation.base))
+        if self.device.profile {
+            self.banks.count(addresses, mask, size, write);
+        }
+        let start = self.shared.as_mut_ptr();
+        Ok(offsets.map(|offset| start.wrapping_add(offset as usize)))
     }
 
-    /// Checks an access of shared memory, and counts it.
+    /// Checks an access of shared memory by a matrix, and counts it: offsets, also for lanes that take no part.
     pub(crate) fn check_shared(
         &mut self,
         warp: &Warp,
@@ -264,49 +189,55 @@ impl<'a> Block<'a> {
         mask: u32,
         size: u32,
         write: bool,
-    ) -> Outcome {
-        self.check_ranges(addresses, mask, size, write)?;
-        self.watch_shared(warp, addresses, (mask, mask), size, write)
-    }
-
-    fn check_ranges(&self, addresses: &[u64; LANES], mask: u32, size: u32, write: bool) -> Outcome {
-        let bytes = self.shared.len() as u64;
-        each(mask).try_for_each(|lane| check_range(lane, addresses[lane], size, bytes, Space::Shared, write))
-    }
-
-    /// Looks for races, and counts: of the lanes in the second mask, and in the first.
-    fn watch_shared(
-        &mut self,
-        warp: &Warp,
-        addresses: &[u64; LANES],
-        (mask, watched): (u32, u32),
-        size: u32,
-        write: bool,
-    ) -> Outcome {
+    ) -> Outcome<[u32; LANES]> {
+        let offsets = self.shared_offsets(addresses, mask, size, write)?;
         if let Some(shadow) = &mut self.shadow {
-            shadow.access_all(warp.index, addresses, watched, size, write)?;
+            match sharing(&offsets, mask, size) {
+                sharing if !write => shadow.load(warp.index, &offsets, mask, size, sharing)?,
+                Sharing::Distinct => shadow.store(warp.index, &offsets, mask, size)?,
+                _ => shadow.store_each(warp.index, &offsets, mask, size)?,
+            }
         }
         if self.device.profile {
             self.banks.count(addresses, mask, size, write);
         }
-        Ok(())
+        Ok(offsets)
     }
 
-    /// Checks an access of local memory; where each lane's bytes are.
-    fn check_local(
+    /// Addresses as offsets in shared memory, where they are all within it and aligned.
+    #[inline(always)]
+    pub(crate) fn shared_offsets(
+        &self,
+        addresses: &[u64; LANES],
+        mask: u32,
+        size: u32,
+        write: bool,
+    ) -> Outcome<[u32; LANES]> {
+        let bytes = self.shared.len();
+        if let Some(offsets) = offsets(addresses, mask, size, bytes as u32) {
+            return Ok(offsets);
+        }
+        each(mask)
+            .try_for_each(|lane| check_range(lane, addresses[lane], size, bytes as u64, Space::Shared, write))
+            .map(|()| unreachable!("some lane is outside or not aligned"))
+    }
+
+    /// Checks an access of local memory: pointers, also for lanes that take no part.
+    fn local_pointers(
         &mut self,
         warp: &mut Warp,
         addresses: &[u64; LANES],
         mask: u32,
         size: u32,
         write: bool,
-    ) -> Outcome<[usize; LANES]> {
+    ) -> Outcome<Pointers> {
         let bytes = u64::from(self.code.local_bytes);
         let mut base = [0; LANES];
         for lane in each(mask) {
             check_range(lane, addresses[lane], size, bytes, Space::Local, write)?;
-            base[lane] = lane * bytes as usize + addresses[lane] as usize;
-            let written = &mut warp.local_written[base[lane]..base[lane] + size as usize];
+            let at = lane * bytes as usize + addresses[lane] as usize;
+            base[lane] = at as u64;
+            let written = &mut warp.local_written[at..at + size as usize];
             if write {
                 written.fill(true);
             } else if self.device.sanitize && !written.iter().all(|&byte| byte) {
@@ -314,7 +245,8 @@ impl<'a> Block<'a> {
                 return trouble(lane, kind, Some(addresses[lane]));
             }
         }
-        Ok(base)
+        let start = warp.local.as_mut_ptr();
+        Ok(present(&base, mask).map(|at| start.wrapping_add(at as usize)))
     }
 }
 
@@ -330,56 +262,89 @@ pub(crate) fn check_range(lane: usize, address: u64, size: u32, bytes: u64, spac
     Ok(())
 }
 
-/// Distinct 32-byte sectors; no access crosses one.
-pub(crate) fn sectors(addresses: &[u64; LANES], mask: u32) -> u64 {
-    let (mut count, mut last) = (0, u64::MAX);
-    for lane in each(mask) {
-        let sector = addresses[lane] >> 5;
-        if sector == last {
-            continue;
+/// Reads an element of `BYTES` bytes, of the device's memory (`SHARED`) or of a block's own.
+///
+/// # Safety
+/// The pointer is to so many bytes; of the device's memory they are of an allocation, and aligned.
+#[inline(always)]
+unsafe fn get<const SHARED: bool, const BYTES: u32>(pointer: *const u8) -> u64 {
+    // SAFETY: as promised.
+    unsafe {
+        match BYTES {
+            _ if SHARED => read(pointer.cast_mut(), BYTES),
+            1 => pointer.read().into(),
+            2 => pointer.cast::<u16>().read_unaligned().into(),
+            4 => pointer.cast::<u32>().read_unaligned().into(),
+            _ => pointer.cast::<u64>().read_unaligned(),
         }
-        if last != u64::MAX && sector < last {
-            let mut all: Vec<u64> = each(mask).map(|lane| addresses[lane] >> 5).collect();
-            all.sort_unstable();
-            all.dedup();
-            return all.len() as u64;
-        }
-        last = sector;
-        count += 1;
     }
-    count
 }
 
-/// Puts what was read into registers.
+/// Writes an element of `BYTES` bytes.
+///
+/// # Safety
+/// As for [`get`].
 #[inline(always)]
-fn fill(warp: &mut Warp, access: &Access, mask: u32, get: impl Fn(usize, u32) -> u64) {
+unsafe fn put<const SHARED: bool, const BYTES: u32>(pointer: *mut u8, value: u64) {
+    // SAFETY: as promised.
+    unsafe {
+        match BYTES {
+            _ if SHARED => write(pointer, BYTES, value),
+            1 => pointer.write(value as u8),
+            2 => pointer.cast::<u16>().write_unaligned(value as u16),
+            4 => pointer.cast::<u32>().write_unaligned(value as u32),
+            _ => pointer.cast::<u64>().write_unaligned(value),
+        }
+    }
+}
+
+/// Puts what lanes' pointers are to into registers.
+///
+/// # Safety
+/// All pointers are to the bytes of the access; of the device's memory (`SHARED`) they are aligned to its elements.
+#[inline(always)]
+unsafe fn fill<const SHARED: bool>(warp: &mut Warp, access: &Access, mask: u32, pointers: &Pointers) {
+    // SAFETY: as promised.
+    unsafe {
+        match access.bytes {
+            1 => fill_by::<SHARED, 1>(warp, access, mask, pointers),
+            2 => fill_by::<SHARED, 2>(warp, access, mask, pointers),
+            4 => fill_by::<SHARED, 4>(warp, access, mask, pointers),
+            _ => fill_by::<SHARED, 8>(warp, access, mask, pointers),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`fill`].
+#[inline(always)]
+unsafe fn fill_by<const SHARED: bool, const BYTES: u32>(
+    warp: &mut Warp,
+    access: &Access,
+    mask: u32,
+    pointers: &Pointers,
+) {
     for (number, element) in access.elements.iter().enumerate() {
-        let at = number as u32 * access.bytes;
+        let at = number * BYTES as usize;
+        // SAFETY: as promised.
+        let get = |pointer: *mut u8| unsafe { get::<SHARED, BYTES>(pointer.wrapping_add(at)) };
         match *element {
-            Destination::R(slot, 32) if access.bytes == 4 => {
+            Destination::R(slot, 32) if BYTES == 4 => {
                 let to = &mut warp.registers.r[slot as usize].0;
                 if mask == ALL {
-                    for (lane, to) in to.iter_mut().enumerate() {
-                        *to = get(lane, at) as u32;
-                    }
-                    continue;
-                }
-                for lane in each(mask) {
-                    to[lane] = get(lane, at) as u32;
+                    to.iter_mut().zip(pointers).for_each(|(to, &pointer)| *to = get(pointer) as u32);
+                } else {
+                    blend(to, &pointers.map(|pointer| get(pointer) as u32), mask);
                 }
             }
             Destination::R(slot, bits) => {
                 let keep = if bits == 32 { u32::MAX } else { (1 << bits) - 1 };
-                let to = &mut warp.registers.r[slot as usize].0;
-                for lane in each(mask) {
-                    to[lane] = extend(get(lane, at), access.bytes, access.signed) as u32 & keep;
-                }
+                let values = pointers.map(|pointer| extend(get(pointer), BYTES, access.signed) as u32 & keep);
+                blend(&mut warp.registers.r[slot as usize].0, &values, mask);
             }
             Destination::D(slot) => {
-                let to = &mut warp.registers.d[slot as usize].0;
-                for lane in each(mask) {
-                    to[lane] = extend(get(lane, at), access.bytes, access.signed);
-                }
+                let values = pointers.map(|pointer| extend(get(pointer), BYTES, access.signed));
+                blend(&mut warp.registers.d[slot as usize].0, &values, mask);
             }
             Destination::Sink => {}
         }
@@ -387,40 +352,66 @@ fn fill(warp: &mut Warp, access: &Access, mask: u32, get: impl Fn(usize, u32) ->
 }
 
 /// The lanes of a store but those that write the same value to the same place as another: no race.
-fn without_copies(warp: &Warp, access: &Access, addresses: &[u64; LANES], mask: u32) -> u32 {
-    let mut last = None;
-    if each(mask).all(|lane| last.replace(addresses[lane]).is_none_or(|before| before < addresses[lane])) {
-        return mask;
-    }
+fn without_copies(warp: &Warp, access: &Access, offsets: &[u32; LANES], mask: u32) -> u32 {
     let same = |a: usize, b: usize| {
-        addresses[a] == addresses[b]
-            && access.elements.iter().all(|element| match *element {
-                Destination::R(slot, _) => {
-                    let values = &warp.registers.r[slot as usize].0;
-                    values[a] == values[b]
-                }
-                Destination::D(slot) => {
-                    let values = &warp.registers.d[slot as usize].0;
-                    values[a] == values[b]
-                }
-                Destination::Sink => true,
-            })
+        access.elements.iter().all(|element| match *element {
+            Destination::R(slot, _) => {
+                let values = &warp.registers.r[slot as usize].0;
+                values[a] == values[b]
+            }
+            Destination::D(slot) => {
+                let values = &warp.registers.d[slot as usize].0;
+                values[a] == values[b]
+            }
+            Destination::Sink => true,
+        })
     };
-    let copy = |lane: &usize| each(mask & ((1 << lane) - 1)).any(|other| same(other, *lane));
+    let copy = |lane: &usize| {
+        let before = lanes_at(offsets, offsets[*lane]) & mask & ((1 << lane) - 1);
+        each(before).any(|other| same(other, *lane))
+    };
     mask & !each(mask).filter(copy).fold(0, |bits, lane| bits | 1 << lane)
 }
 
-/// Takes what is written from registers.
+/// Puts registers where lanes' pointers are to.
+///
+/// # Safety
+/// As for [`fill`]; what is not the device's may be written.
 #[inline(always)]
-fn drain(warp: &Warp, access: &Access, mask: u32, mut put: impl FnMut(usize, u32, u64)) {
-    for lane in each(mask) {
-        for (number, element) in access.elements.iter().enumerate() {
-            let value = match *element {
-                Destination::R(slot, _) => u64::from(warp.registers.r[slot as usize].0[lane]),
-                Destination::D(slot) => warp.registers.d[slot as usize].0[lane],
-                Destination::Sink => 0,
-            };
-            put(lane, number as u32 * access.bytes, value);
+unsafe fn drain<const SHARED: bool>(warp: &Warp, access: &Access, mask: u32, pointers: &Pointers) {
+    // SAFETY: as promised.
+    unsafe {
+        match access.bytes {
+            1 => drain_by::<SHARED, 1>(warp, access, mask, pointers),
+            2 => drain_by::<SHARED, 2>(warp, access, mask, pointers),
+            4 => drain_by::<SHARED, 4>(warp, access, mask, pointers),
+            _ => drain_by::<SHARED, 8>(warp, access, mask, pointers),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`drain`].
+#[inline(always)]
+unsafe fn drain_by<const SHARED: bool, const BYTES: u32>(warp: &Warp, access: &Access, mask: u32, pointers: &Pointers) {
+    for (number, element) in access.elements.iter().enumerate() {
+        let at = number * BYTES as usize;
+        let put = |lane: usize, value: u64| {
+            if mask >> lane & 1 != 0 {
+                // SAFETY: as promised.
+                unsafe { put::<SHARED, BYTES>(pointers[lane].wrapping_add(at), value) };
+            }
+        };
+        match *element {
+            Destination::R(slot, _) => {
+                let values = &warp.registers.r[slot as usize].0;
+                (0..LANES).for_each(|lane| put(lane, values[lane].into()));
+            }
+            Destination::D(slot) => {
+                let values = &warp.registers.d[slot as usize].0;
+                (0..LANES).for_each(|lane| put(lane, values[lane]));
+            }
+            Destination::Sink => (0..LANES).for_each(|lane| put(lane, 0)),
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use super::{
     Outcome,
-    access::{read_slice, split, write_slice},
+    access::split,
     block::Block,
     code::{AccessSpace, Address, Destination},
     each,
+    element::{read_slice, write_slice},
     registers::LANES,
     trouble,
     warp::Warp,

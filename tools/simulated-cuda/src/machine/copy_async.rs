@@ -5,10 +5,11 @@
 
 use super::{
     Outcome,
-    access::{check_range, read, write_slice},
     block::Block,
     code::{Address, Guard},
     each,
+    element::read,
+    spread::sharing,
     warp::Warp,
 };
 use crate::fault::Space;
@@ -68,11 +69,10 @@ impl Block<'_> {
             Some(slot) => warp.registers.r[slot as usize].0[lane].min(copy.bytes),
             None => copy.bytes,
         };
-        for lane in each(mask) {
-            check_range(lane, to[lane], copy.bytes, self.shared.len() as u64, Space::Shared, true)?;
-            if let Some(shadow) = &mut self.shadow {
-                shadow.begin_copy(warp.index, lane, to[lane] as u32, copy.bytes)?;
-            }
+        let offsets = self.shared_offsets(&to, mask, copy.bytes, true)?;
+        if let Some(shadow) = &mut self.shadow {
+            let sharing = sharing(&offsets, mask, copy.bytes);
+            shadow.begin_copy(warp.index, &offsets, mask, copy.bytes, sharing)?;
         }
         if self.device.profile {
             self.banks.count(&to, mask, copy.bytes, true);
@@ -82,10 +82,11 @@ impl Block<'_> {
         if whole != 0 {
             let pointers = self.resolve(&from, whole, copy.bytes, false)?;
             for lane in each(whole) {
-                for at in (0..copy.bytes).step_by(4) {
+                let start = offsets[lane] as usize;
+                for (at, to) in self.shared[start..start + copy.bytes as usize].chunks_exact_mut(4).enumerate() {
                     // SAFETY: resolved to so many bytes, aligned.
-                    let word = unsafe { read(pointers[lane].wrapping_add(at as usize), 4) };
-                    write_slice(&mut self.shared, to[lane] as usize + at as usize, 4, word);
+                    let word = unsafe { read(pointers[lane].wrapping_add(4 * at), 4) };
+                    to.copy_from_slice(&(word as u32).to_le_bytes());
                 }
             }
         }
@@ -105,7 +106,7 @@ impl Block<'_> {
                 } else {
                     0
                 };
-                write_slice(&mut self.shared, to[lane] as usize + at as usize, 1, byte);
+                self.shared[offsets[lane] as usize + at as usize] = byte as u8;
             }
         }
         if self.shadow.is_some() {
@@ -113,7 +114,7 @@ impl Block<'_> {
             warp.copies.pending.extend(each(mask).map(|lane| Pending {
                 lane: lane as u8,
                 bytes: copy.bytes as u8,
-                to: to[lane] as u32,
+                to: offsets[lane],
                 group: group[lane],
             }));
         }

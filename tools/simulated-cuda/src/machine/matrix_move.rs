@@ -5,9 +5,9 @@
 
 use super::{
     Outcome,
-    access::{read_slice, write_slice},
     block::Block,
     code::{AccessSpace, Address},
+    element::write_slice,
     registers::{ALL, LANES},
     trouble,
     warp::Warp,
@@ -21,7 +21,8 @@ pub(crate) struct MatrixMove {
 }
 
 impl Block<'_> {
-    fn matrix_rows(&mut self, warp: &Warp, op: &MatrixMove, mask: u32, write: bool) -> Outcome<[u64; LANES]> {
+    /// Offsets of the rows, checked.
+    fn matrix_rows(&mut self, warp: &Warp, op: &MatrixMove, mask: u32, write: bool) -> Outcome<[u32; LANES]> {
         if mask != ALL {
             let present = mask;
             return trouble(mask.trailing_zeros() as usize, FaultKind::DivergentSync { members: ALL, present }, None);
@@ -42,22 +43,28 @@ impl Block<'_> {
             rows[lane] = address;
         }
         let lanes = if used == 32 { ALL } else { (1 << used) - 1 };
-        self.check_shared(warp, &rows, lanes, 16, write)?;
-        Ok(rows)
+        self.check_shared(warp, &rows, lanes, 16, write)
     }
 
     pub(crate) fn load_matrix(&mut self, warp: &mut Warp, op: &MatrixMove, mask: u32) -> Outcome {
         let rows = self.matrix_rows(warp, op, mask, false)?;
-        for (i, &slot) in op.registers.iter().enumerate() {
-            let rows = &rows[8 * i..8 * i + 8];
+        for (rows, &slot) in rows.chunks_exact(8).zip(&op.registers) {
             let to = &mut warp.registers.r[slot as usize].0;
-            for (lane, to) in to.iter_mut().enumerate() {
-                *to = if op.transposed {
-                    let element = |row: usize| read_slice(&self.shared, rows[row] as usize + 2 * (lane / 4), 2) as u32;
-                    element(2 * (lane % 4)) | element(2 * (lane % 4) + 1) << 16
-                } else {
-                    read_slice(&self.shared, rows[lane / 4] as usize + 4 * (lane % 4), 4) as u32
-                };
+            let row = |at: usize| &self.shared[rows[at] as usize..][..16];
+            if op.transposed {
+                for at in 0..8 {
+                    for (column, element) in row(at).chunks_exact(2).enumerate() {
+                        let element = u32::from(u16::from_le_bytes([element[0], element[1]]));
+                        let to = &mut to[4 * column + at / 2];
+                        *to = if at % 2 == 0 { element } else { *to | element << 16 };
+                    }
+                }
+            } else {
+                for (at, to) in to.chunks_exact_mut(4).enumerate() {
+                    for (to, word) in to.iter_mut().zip(row(at).chunks_exact(4)) {
+                        *to = u32::from_le_bytes(word.try_into().unwrap_or_default());
+                    }
+                }
             }
         }
         Ok(())
@@ -65,8 +72,7 @@ impl Block<'_> {
 
     pub(crate) fn store_matrix(&mut self, warp: &mut Warp, op: &MatrixMove, mask: u32) -> Outcome {
         let rows = self.matrix_rows(warp, op, mask, true)?;
-        for (i, &slot) in op.registers.iter().enumerate() {
-            let rows = &rows[8 * i..8 * i + 8];
+        for (rows, &slot) in rows.chunks_exact(8).zip(&op.registers) {
             for (lane, &value) in warp.registers.r[slot as usize].0.iter().enumerate() {
                 if op.transposed {
                     for (half, row) in [2 * (lane % 4), 2 * (lane % 4) + 1].into_iter().enumerate() {

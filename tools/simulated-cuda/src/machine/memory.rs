@@ -135,6 +135,35 @@ impl Bits {
         self.0[(offset / 64) as usize].load(Relaxed) & mask == mask
     }
 
+    /// Whether all from one offset to before another are set.
+    pub(crate) fn all_of(&self, from: u64, to: u64) -> bool {
+        let (first, last) = ((from / 64) as usize, (to.max(1) - 1) as usize / 64);
+        (first..=last).all(|word| {
+            let start = 64 * word as u64;
+            let (low, high) = (from.max(start) - start, to.min(start + 64) - start);
+            let wanted = mask((high - low) as u32) << low;
+            self.0[word].load(Relaxed) & wanted == wanted
+        })
+    }
+
+    /// Sets the bits of `bytes` at each offset, those of one word at once if they follow each other.
+    pub(crate) fn set_all(&self, offsets: impl Iterator<Item = u64>, bytes: u32) {
+        let (mut word, mut bits) = (0, 0);
+        let set = |word: u64, bits: u64| {
+            if bits != 0 && self.0[word as usize].load(Relaxed) & bits != bits {
+                self.0[word as usize].fetch_or(bits, Relaxed);
+            }
+        };
+        for offset in offsets {
+            if offset / 64 != word {
+                set(word, bits);
+                (word, bits) = (offset / 64, 0);
+            }
+            bits |= mask(bytes) << (offset % 64);
+        }
+        set(word, bits);
+    }
+
     fn get(&self, offset: u64) -> bool {
         self.all(offset, 1)
     }

@@ -10,13 +10,17 @@ pub(crate) mod barrier;
 pub(crate) mod block;
 pub(crate) mod code;
 pub(crate) mod copy_async;
+pub(crate) mod element;
+pub(crate) mod global;
 pub(crate) mod grid;
 pub(crate) mod matrix_move;
 pub(crate) mod mbarrier;
 pub mod memory;
 pub(crate) mod registers;
 pub(crate) mod run;
+pub(crate) mod spread;
 pub(crate) mod tile;
+pub(crate) mod vectorised;
 pub(crate) mod warp;
 
 use crate::FaultKind;

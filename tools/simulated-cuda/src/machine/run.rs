@@ -5,6 +5,7 @@ use super::{
     block::Block,
     code::*,
     each, trouble,
+    vectorised::vectorised,
     warp::{State, Warp},
 };
 use crate::{Fault, FaultKind};
@@ -90,55 +91,57 @@ fn fault(block: &Block, warp: &Warp, pc: u32, trouble: Trouble) -> Box<Fault> {
     })
 }
 
-fn run_warp(block: &mut Block, warp: &mut Warp) -> Result<Pause, Box<Fault>> {
-    let code = block.code;
-    let end = (warp.executed + SLICE).min(block.device.instruction_limit);
-    loop {
-        if warp.active == 0 && !warp.next_group() {
-            return Ok(if warp.live == 0 { Pause::Done } else { Pause::Waiting });
-        }
-        if warp.pc >= warp.meet {
-            warp.reconverge();
-        }
-        let pc = warp.pc;
-        let instruction = &code.instructions[pc as usize];
-        let mut mask = warp.active;
-        if instruction.guard.predicate != u32::MAX {
-            mask &= warp.registers.p[instruction.guard.predicate as usize] ^ instruction.guard.flip;
-        }
-        let counts = &mut block.executions[pc as usize];
-        counts.warps += 1;
-        counts.threads += u64::from(mask.count_ones());
-        warp.executed += 1;
-        let mut at = pc;
-        let outcome = if let Op::Lanes(run) = &instruction.op {
-            let watched = match &instruction.watch {
-                Some(watch) if block.device.sanitize => check_watched(code, warp, watch, mask),
-                _ => Ok(()),
+vectorised! {
+    fn run_warp(block: &mut Block, warp: &mut Warp) -> Result<Pause, Box<Fault>> {
+        let code = block.code;
+        let end = (warp.executed + SLICE).min(block.device.instruction_limit);
+        loop {
+            if warp.active == 0 && !warp.next_group() {
+                return Ok(if warp.live == 0 { Pause::Done } else { Pause::Waiting });
+            }
+            if warp.pc >= warp.meet {
+                warp.reconverge();
+            }
+            let pc = warp.pc;
+            let instruction = &code.instructions[pc as usize];
+            let mut mask = warp.active;
+            if instruction.guard.predicate != u32::MAX {
+                mask &= warp.registers.p[instruction.guard.predicate as usize] ^ instruction.guard.flip;
+            }
+            let counts = &mut block.executions[pc as usize];
+            counts.warps += 1;
+            counts.threads += u64::from(mask.count_ones());
+            warp.executed += 1;
+            let mut at = pc;
+            let outcome = if let Op::Lanes(run) = &instruction.op {
+                let watched = match &instruction.watch {
+                    Some(watch) if block.device.sanitize => check_watched(code, warp, watch, mask),
+                    _ => Ok(()),
+                };
+                run(&mut warp.registers, mask);
+                warp.pc += 1;
+                watched
+            } else {
+                let before = block.banks.conflicts();
+                let outcome = execute(block, warp, instruction, mask);
+                block.executions[pc as usize].conflicts += block.banks.conflicts() - before;
+                // Where a fault is: not always at the instruction that found it.
+                at = if outcome.is_err() { warp.pc } else { pc };
+                outcome
             };
-            run(&mut warp.registers, mask);
-            warp.pc += 1;
-            watched
-        } else {
-            let before = block.banks.conflicts();
-            let outcome = execute(block, warp, instruction, mask);
-            block.executions[pc as usize].conflicts += block.banks.conflicts() - before;
-            // Where a fault is: not always at the instruction that found it.
-            at = if outcome.is_err() { warp.pc } else { pc };
-            outcome
-        };
-        if let Err(trouble) = outcome {
-            return Err(fault(block, warp, at, *trouble));
-        }
-        if warp.executed >= end {
-            if warp.executed >= block.device.instruction_limit {
-                let trouble = Trouble { lane: mask.trailing_zeros() & 31, kind: FaultKind::Timeout, address: None };
-                return Err(fault(block, warp, pc, trouble));
+            if let Err(trouble) = outcome {
+                return Err(fault(block, warp, at, *trouble));
             }
-            if warp.active != 0 {
-                warp.rotate();
+            if warp.executed >= end {
+                if warp.executed >= block.device.instruction_limit {
+                    let trouble = Trouble { lane: mask.trailing_zeros() & 31, kind: FaultKind::Timeout, address: None };
+                    return Err(fault(block, warp, pc, trouble));
+                }
+                if warp.active != 0 {
+                    warp.rotate();
+                }
+                return Ok(Pause::Turn);
             }
-            return Ok(Pause::Turn);
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use super::{
     Outcome,
-    access::{read, read_slice, split, write, write_slice},
+    access::split,
     block::Block,
     code::{AccessSpace, Address},
     each,
+    element::{read, read_slice, write, write_slice},
     registers::{ALL, LANES},
     trouble,
     warp::Warp,

@@ -11,7 +11,12 @@
 use crate::{
     FaultKind,
     fault::{Access, Space},
-    machine::{Outcome, each, registers::LANES, trouble},
+    machine::{
+        Outcome, each,
+        registers::LANES,
+        spread::{Sharing, lanes_at},
+        trouble,
+    },
 };
 
 /// No thread.
@@ -117,34 +122,36 @@ impl Shadow {
         self.floor = self.floors.iter().copied().min().unwrap_or(0);
     }
 
-    /// A load or store of the lanes of a mask.
-    pub(crate) fn access_all(
+    /// A load of the lanes of a mask.
+    #[inline(always)]
+    pub(crate) fn load(
         &mut self,
         warp: u32,
-        addresses: &[u64; LANES],
+        offsets: &[u32; LANES],
         mask: u32,
         size: u32,
-        write: bool,
+        sharing: Sharing,
     ) -> Outcome {
-        if size < 4 {
-            return each(mask).try_for_each(|lane| self.access(warp, lane, addresses[lane] as u32, size, write));
+        let at = Moment { warp, now: self.now, floor: self.floors[warp as usize] };
+        if size >= 4 && load_quickly(&mut self.words, at, offsets, mask, size, sharing) {
+            return Ok(());
         }
-        let (floor, now) = (self.floors[warp as usize], self.now);
-        for lane in each(mask) {
-            let (first, thread) = (addresses[lane] as usize / 4, (warp * 32) as u16 + lane as u16);
-            for word in first..first + size as usize / 4 {
-                let entry = &mut self.words[word];
-                // All earlier writes, and for a store reads, are seen: nothing to look at.
-                if write && entry.state & (COPYING | SPLIT) == 0 && entry.write_time.max(entry.read_time) < floor {
-                    *entry = Entry { write_time: now, writer: thread, state: WRITTEN, ..FRESH };
-                } else if !write && entry.state & !ATOMIC == WRITTEN && entry.write_time < floor {
-                    entry.read(thread, warp, now);
-                } else {
-                    self.access(warp, lane, 4 * word as u32, 4, write)?;
-                }
-            }
+        each(mask).try_for_each(|lane| self.access(warp, lane, offsets[lane], size, false))
+    }
+
+    /// A store of the lanes of a mask, no two to one place.
+    #[inline(always)]
+    pub(crate) fn store(&mut self, warp: u32, offsets: &[u32; LANES], mask: u32, size: u32) -> Outcome {
+        let at = Moment { warp, now: self.now, floor: self.floors[warp as usize] };
+        if size >= 4 && store_quickly(&mut self.words, at, offsets, mask, size, WRITTEN) {
+            return Ok(());
         }
-        Ok(())
+        self.store_each(warp, offsets, mask, size)
+    }
+
+    /// A store of the lanes of a mask.
+    pub(crate) fn store_each(&mut self, warp: u32, offsets: &[u32; LANES], mask: u32, size: u32) -> Outcome {
+        each(mask).try_for_each(|lane| self.access(warp, lane, offsets[lane], size, true))
     }
 
     /// A load or store of a lane.
@@ -263,10 +270,23 @@ impl Shadow {
     }
 
     /// A `cp.async` is issued.
-    pub(crate) fn begin_copy(&mut self, warp: u32, lane: usize, address: u32, size: u32) -> Outcome {
-        self.access(warp, lane, address, size, true)?;
-        self.mark(address, size, |entry| entry.state |= COPYING);
-        Ok(())
+    pub(crate) fn begin_copy(
+        &mut self,
+        warp: u32,
+        offsets: &[u32; LANES],
+        mask: u32,
+        size: u32,
+        sharing: Sharing,
+    ) -> Outcome {
+        let at = Moment { warp, now: self.now, floor: self.floors[warp as usize] };
+        if sharing == Sharing::Distinct && store_quickly(&mut self.words, at, offsets, mask, size, WRITTEN | COPYING) {
+            return Ok(());
+        }
+        each(mask).try_for_each(|lane| {
+            self.access(warp, lane, offsets[lane], size, true)?;
+            self.mark(offsets[lane], size, |entry| entry.state |= COPYING);
+            Ok(())
+        })
     }
 
     /// Its thread has waited for it: the write is as if made now.
@@ -286,6 +306,76 @@ impl Shadow {
             }
         }
     }
+}
+
+/// When a warp accesses, and up to when it has seen all others' accesses.
+#[derive(Clone, Copy)]
+struct Moment {
+    warp: u32,
+    now: u32,
+    floor: u32,
+}
+
+/// A load of words that were written, all earlier than what the warp has seen. False where there are others: some
+/// words may then have been noted as read, which does not change what noting them again makes of them.
+#[inline(always)]
+fn load_quickly(
+    words: &mut [Entry],
+    at: Moment,
+    offsets: &[u32; LANES],
+    mask: u32,
+    size: u32,
+    sharing: Sharing,
+) -> bool {
+    let (thread, count) = ((at.warp * 32) as u16, size as usize / 4);
+    let mut left = mask;
+    while left != 0 {
+        let lane = left.trailing_zeros();
+        let offset = offsets[lane as usize];
+        let lanes = match sharing {
+            Sharing::Same => left,
+            Sharing::Distinct => 1 << lane,
+            Sharing::Mixed => lanes_at(offsets, offset) & left,
+        };
+        left &= !lanes;
+        let Some(entries) = words.get_mut(offset as usize / 4..offset as usize / 4 + count) else { return false };
+        for entry in entries {
+            if entry.state & !ATOMIC != WRITTEN || entry.write_time >= at.floor {
+                return false;
+            }
+            if lanes.is_power_of_two() {
+                entry.read(thread + lane as u16, at.warp, at.now);
+            } else {
+                (entry.reader, entry.read_time) = (SEVERAL, at.now);
+                entry.readers |= 1 << at.warp;
+            }
+        }
+    }
+    true
+}
+
+/// A store to words of which the warp has seen all accesses. False, and nothing is changed, where there are others.
+#[inline(always)]
+fn store_quickly(words: &mut [Entry], at: Moment, offsets: &[u32; LANES], mask: u32, size: u32, state: u16) -> bool {
+    let (thread, count) = ((at.warp * 32) as u16, size as usize / 4);
+    let mut later = 0;
+    for lane in each(mask) {
+        let first = offsets[lane] as usize / 4;
+        let Some(entries) = words.get(first..first + count) else { return false };
+        for entry in entries {
+            let seen = entry.state & (COPYING | SPLIT) == 0 && entry.write_time.max(entry.read_time) < at.floor;
+            later |= u32::from(!seen && entry.state != 0);
+        }
+    }
+    if later != 0 {
+        return false;
+    }
+    for lane in each(mask) {
+        let first = offsets[lane] as usize / 4;
+        let entry = Entry { write_time: at.now, writer: thread + lane as u16, state, ..FRESH };
+        words[first..first + count].fill(entry);
+    }
+    true
 }
 
 impl Entry {
