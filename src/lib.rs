@@ -53,7 +53,9 @@
 //! `cuda` (default): NVIDIA devices, whose driver is looked for at run time; without one [`Device::Cuda`] gives
 //! [`Error::Device`]. `ndarray`: views from and to `ndarray` arrays. `cli`: the `trilinear` command.
 
+mod attention;
 mod axes;
+mod block;
 mod cpu;
 mod cuda;
 mod device;
@@ -62,8 +64,10 @@ mod dispatch;
 mod element;
 mod error;
 mod gradients;
+pub mod init;
 mod interaction;
 pub mod machine;
+mod metric;
 #[cfg(feature = "ndarray")]
 pub mod ndarray;
 mod place;
@@ -77,13 +81,15 @@ mod tensor;
 mod view;
 
 pub use axes::{Axes, Axis};
+pub use block::Block;
 pub use device::{Context, Device, SimdLevel};
 pub use device_tensor::DeviceTensor;
 pub use element::{DType, Element};
 pub use error::{Error, Result, Unavailable};
-pub use gradients::{FactorGradients, Gradient, Gradients, Wanted, WantedFactors};
+pub use gradients::{BlockGradients, FactorGradients, Gradient, Gradients, Wanted, WantedBlock, WantedFactors};
 pub use half::{bf16, f16};
 pub use interaction::{Generated, Interaction};
+pub use metric::{Mahalanobis, MetricGradients, Precision, WantedMetric};
 pub use plan::{Algorithm, Launch, Plan};
 pub use prepared::Prepared;
 pub use saved::Saved;

@@ -142,7 +142,7 @@ pub(super) struct Layer {
 impl<T: Element> From<&Interaction<'_, T>> for Layer {
     fn from(layer: &Interaction<'_, T>) -> Self {
         let form = match layer.core {
-            Core::Absent => Form::Absent,
+            Core::Absent | Core::Blocks(_) => Form::Absent, // dispatch.rs leaves no blocks
             Core::Dense(w) => Form::Dense(w.into()),
             Core::Cp { a, b, c, lambda } => {
                 let r = a.shape()[1];

@@ -196,7 +196,7 @@ pub(crate) fn backward<T: Element>(
     let (n, mut stage) = (g.shape()[0], Stage::new(target));
     let saved = kept(wanted.saved);
     let (layer, z, x, g) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?, stage.input(g)?);
-    let to = outputs(&mut stage, wanted)?;
+    let to = outputs(&mut stage, wanted.without_blocks())?;
     target.run(|recorder| record_backward(recorder, &layer, n, [z.matrix(), x.matrix(), g.matrix()], saved, &to))?;
     stage.finish()
 }
@@ -248,7 +248,7 @@ pub(crate) fn backward_shared<T: Element>(
     let ([groups, rows, _], mut stage) = (x.shape(), Stage::new(target));
     let saved = kept(wanted.saved);
     let (layer, z, x, g) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?, stage.input(g)?);
-    let to = outputs(&mut stage, wanted)?;
+    let to = outputs(&mut stage, wanted.without_blocks())?;
     target.run(|recorder| shared::backward(recorder, &layer, [groups, rows], (z, x, g), saved, &to))?;
     stage.finish()
 }
@@ -263,7 +263,7 @@ pub(crate) fn backward_generate<T: Element>(
 ) -> Result<()> {
     let (groups, mut stage) = (z.shape()[0], Stage::new(target));
     let (layer, z, weights, bias) = (stage.layer(layer)?, stage.input(z)?, stage.input(weights)?, stage.input(bias)?);
-    let to = outputs(&mut stage, wanted)?;
+    let to = outputs(&mut stage, wanted.without_blocks())?;
     target.run(|recorder| shared::backward_generate(recorder, &layer, groups, (z, weights, bias), &to))?;
     stage.finish()
 }
