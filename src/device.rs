@@ -257,6 +257,11 @@ impl Context {
         Context { algorithm: Some(algorithm), ..self }
     }
 
+    /// The same with no algorithm forced, for the parts of a call.
+    pub(crate) fn automatic(self) -> Self {
+        Context { algorithm: None, ..self }
+    }
+
     /// The device.
     pub fn device(&self) -> Device {
         self.device

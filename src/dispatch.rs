@@ -24,9 +24,11 @@ impl Fill for Engine {
     }
 }
 
-/// The context's engine, for operands that it can read. Errors: [`crate::Error::Place`] and those of the device.
+/// The context's engine, for operands that it can read. Sums of blocks are computed by the processor, whatever the context says:
+/// operands of the host. Errors: [`crate::Error::Place`] and those of the device; [`crate::Error::Unsupported`] of blocks beside
+/// operands in a device's memory.
 #[inline]
-fn engine(context: &Context, operands: &[&[Located]]) -> Result<Engine> {
+fn engine<T: Element>(layer: &Interaction<'_, T>, context: &Context, operands: &[&[Located]]) -> Result<Engine> {
     match context.device() {
         Device::Cpu => place::all(Place::HOST, operands).map(|()| Engine::Cpu),
         #[cfg(feature = "cuda")]
@@ -39,6 +41,10 @@ fn engine(context: &Context, operands: &[&[Located]]) -> Result<Engine> {
             }
             // Copied there and back if nothing is there yet.
             let staged = present().all(|(_, place)| place.is_host());
+            if !layer.terms().is_empty() {
+                let what = "sums of blocks in a device's memory";
+                return if staged { Ok(Engine::Cpu) } else { Err(Error::Unsupported { what }) };
+            }
             if !staged {
                 place::all(here, operands)?;
             }
@@ -51,7 +57,7 @@ fn engine(context: &Context, operands: &[&[Located]]) -> Result<Engine> {
 
 /// That the layer's weights are where its context reads them. Errors: [`crate::Error::Place`] and those of the device.
 pub(crate) fn check<T: Element>(layer: &Interaction<'_, T>) -> Result<()> {
-    engine(&layer.context()?, &[&layer.located()]).map(drop)
+    engine(layer, &layer.context()?, &[&layer.located()]).map(drop)
 }
 
 fn at<T, const D: usize>(name: &'static str, view: &View<'_, T, D>) -> Located {
@@ -70,7 +76,7 @@ pub(crate) fn forward<T: Element>(
     y: ViewMut<'_, T, 2>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), to("y", &y)];
-    match engine(&layer.context()?, &[&layer.located(), &operands])? {
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
         Engine::Cpu => cpu::forward(layer, z, x, y),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::forward(&target, layer, z, x, Gradient::write(y)),
@@ -85,7 +91,7 @@ pub(crate) fn forward_saving<T: Element>(
     saved: &mut Saved<T>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), to("y", &y)];
-    match engine(&layer.context()?, &[&layer.located(), &operands])? {
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
         Engine::Cpu => cpu::forward_saving(layer, z, x, y, saved),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::forward_saving(&target, layer, z, x, y, saved),
@@ -99,7 +105,7 @@ pub(crate) fn forward_shared<T: Element>(
     y: ViewMut<'_, T, 3>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), to("y", &y)];
-    match engine(&layer.context()?, &[&layer.located(), &operands])? {
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
         Engine::Cpu => cpu::forward_shared(layer, z, x, y),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::forward_shared(&target, layer, z, x, y),
@@ -113,7 +119,7 @@ pub(crate) fn generate<T: Element>(
     bias: ViewMut<'_, T, 2>,
 ) -> Result<()> {
     let operands = [at("z", &z), to("weights", &weights), to("bias", &bias)];
-    match engine(&layer.context()?, &[&layer.located(), &operands])? {
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
         Engine::Cpu => cpu::generate(layer, z, weights, bias),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::generate(&target, layer, z, weights, bias),
@@ -128,7 +134,7 @@ pub(crate) fn tangent<T: Element>(
     gradient: Gradient<'_, T::Accumulator, 2>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), to("tangent", &gradient.to)];
-    match engine(&layer.context()?, &[&layer.located(), &operands, &tangents.located()])? {
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands, &tangents.located()])? {
         Engine::Cpu => cpu::tangent(layer, z, x, tangents, gradient),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::tangent(&target, layer, z, x, tangents, gradient),
@@ -144,7 +150,7 @@ pub(crate) fn backward<T: Element>(
 ) -> Result<()> {
     let context = layer.context()?;
     let operands = [at("z", &z), at("x", &x), at("g", &g)];
-    let engine = engine(&context, &[&layer.located(), &operands, &wanted.located()])?;
+    let engine = engine(layer, &context, &[&layer.located(), &operands, &wanted.located()])?;
     wanted.saved.map_or(Ok(()), |saved| saved.check_place(&context))?;
     let layer = &layer.along([true; 3]);
     let wanted = wanted.nonzero(layer, x.shape()[0], &engine)?;
@@ -164,7 +170,7 @@ pub(crate) fn backward_shared<T: Element>(
 ) -> Result<()> {
     let context = layer.context()?;
     let operands = [at("z", &z), at("x", &x), at("g", &g)];
-    let engine = engine(&context, &[&layer.located(), &operands, &wanted.located()])?;
+    let engine = engine(layer, &context, &[&layer.located(), &operands, &wanted.located()])?;
     wanted.saved.map_or(Ok(()), |saved| saved.check_place(&context))?;
     let layer = &layer.along([true; 3]);
     let wanted = wanted.nonzero(layer, x.shape()[0].saturating_mul(x.shape()[1]), &engine)?;
@@ -183,7 +189,7 @@ pub(crate) fn backward_generate<T: Element>(
     wanted: Wanted<'_, T>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("weights", &weights), at("bias", &bias)];
-    let engine = engine(&layer.context()?, &[&layer.located(), &operands, &wanted.located()])?;
+    let engine = engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])?;
     let layer = &layer.along([true; 3]);
     let wanted = wanted.nonzero(layer, z.shape()[0], &engine)?;
     match engine {
@@ -194,7 +200,7 @@ pub(crate) fn backward_generate<T: Element>(
 }
 
 pub(crate) fn plan<T: Element>(layer: &Interaction<'_, T>, rows: usize) -> Result<Plan> {
-    match engine(&layer.context()?, &[&layer.located()])? {
+    match engine(layer, &layer.context()?, &[&layer.located()])? {
         Engine::Cpu => cpu::plan(layer, rows),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::plan(&target, layer, rows),
@@ -202,7 +208,7 @@ pub(crate) fn plan<T: Element>(layer: &Interaction<'_, T>, rows: usize) -> Resul
 }
 
 pub(crate) fn plan_shared<T: Element>(layer: &Interaction<'_, T>, groups: usize, rows: usize) -> Result<Plan> {
-    match engine(&layer.context()?, &[&layer.located()])? {
+    match engine(layer, &layer.context()?, &[&layer.located()])? {
         Engine::Cpu => cpu::plan_shared(layer, groups, rows),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::plan_shared(&target, layer, groups, rows),

@@ -98,7 +98,7 @@ pub trait Element:
     + crate::cpu::Kernels<Acc = <Self as Element>::Accumulator>
 {
     /// The type in which sums are kept, and gradients given: f32 for f16 and bf16, else the type itself.
-    type Accumulator: Element;
+    type Accumulator: Element<Accumulator = Self::Accumulator>;
 
     /// The type by name.
     const DTYPE: DType;

@@ -3,7 +3,7 @@
 use crate::error::check;
 use crate::interaction::limit;
 use crate::place::Located;
-use crate::{Element, Interaction, Result, Saved, Tensor, View, ViewMut, dispatch};
+use crate::{Block, Element, Interaction, Result, Saved, Tensor, View, ViewMut, dispatch};
 
 /// Where one gradient goes, and whether it replaces what is there or is added to it.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub struct Wanted<'a, T: Element, const D: usize = 2> {
     pub b: Option<Gradient<'a, T::Accumulator, 1>>,
     /// Those of CP factors.
     pub cp: WantedFactors<'a, T>,
+    /// Those of a sum of blocks: of each block, in their order, or of none of them. They are taken out of the slice.
+    pub blocks: &'a mut [WantedBlock<'a, T>],
     /// What [`Interaction::forward_saving`] kept of the same z and x, so that it is not computed again.
     pub saved: Option<&'a Saved<T>>,
 }
@@ -51,7 +53,7 @@ pub struct Wanted<'a, T: Element, const D: usize = 2> {
 impl<T: Element, const D: usize> Default for Wanted<'_, T, D> {
     fn default() -> Self {
         let cp = WantedFactors::default();
-        Wanted { z: None, x: None, tied: None, w: None, u: None, v: None, b: None, cp, saved: None }
+        Wanted { z: None, x: None, tied: None, w: None, u: None, v: None, b: None, cp, blocks: &mut [], saved: None }
     }
 }
 
@@ -74,6 +76,27 @@ impl<T: Element> Default for WantedFactors<'_, T> {
     }
 }
 
+/// Gradients of a [`crate::Block`]'s operands that are wanted: of those that it has, and of the weights of a diagonal core.
+#[derive(Debug)]
+pub struct WantedBlock<'a, T: Element> {
+    /// dG [Ra, Rb, Rc] of a dense core.
+    pub core: Option<Gradient<'a, T::Accumulator, 3>>,
+    /// dd \[R\] of a diagonal core; of one without weights, at d = 1.
+    pub diagonal: Option<Gradient<'a, T::Accumulator, 1>>,
+    /// dA [K, Ra], or [K, 1].
+    pub a: Option<Gradient<'a, T::Accumulator, 2>>,
+    /// dB [I, Rb], or [I, 1].
+    pub b: Option<Gradient<'a, T::Accumulator, 2>>,
+    /// dC [J, Rc], or [J, 1].
+    pub c: Option<Gradient<'a, T::Accumulator, 2>>,
+}
+
+impl<T: Element> Default for WantedBlock<'_, T> {
+    fn default() -> Self {
+        WantedBlock { core: None, diagonal: None, a: None, b: None, c: None }
+    }
+}
+
 /// All gradients of a layer: of both inputs, and of the weights that it has. `D` is the number of axes of x.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gradients<T: Element, const D: usize = 2> {
@@ -91,6 +114,96 @@ pub struct Gradients<T: Element, const D: usize = 2> {
     pub b: Option<Tensor<T::Accumulator, 1>>,
     /// Those of CP factors.
     pub cp: Option<FactorGradients<T>>,
+    /// Those of blocks, in their order.
+    pub blocks: Vec<BlockGradients<T>>,
+}
+
+/// Gradients of the operands that a [`crate::Block`] has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockGradients<T: Element> {
+    /// dG [Ra, Rb, Rc] of a dense core.
+    pub core: Option<Tensor<T::Accumulator, 3>>,
+    /// dd \[R\] of a diagonal core with weights.
+    pub diagonal: Option<Tensor<T::Accumulator, 1>>,
+    /// dA [K, Ra], or [K, 1].
+    pub a: Option<Tensor<T::Accumulator, 2>>,
+    /// dB [I, Rb], or [I, 1].
+    pub b: Option<Tensor<T::Accumulator, 2>>,
+    /// dC [J, Rc], or [J, 1].
+    pub c: Option<Tensor<T::Accumulator, 2>>,
+}
+
+impl<T: Element> BlockGradients<T> {
+    fn zeros(block: &Block<'_, T>) -> Result<Self> {
+        let [a, b, c] = block.factors.map(|factor| factor.map(|factor| Tensor::zeros(factor.shape())).transpose());
+        let core = if block.is_diagonal() { None } else { Some(Tensor::zeros(block.ranks())?) };
+        let diagonal = block.weights().map(|weights| Tensor::zeros(weights.shape())).transpose()?;
+        Ok(BlockGradients { core, diagonal, a: a?, b: b?, c: c? })
+    }
+
+    fn wanted(&mut self) -> WantedBlock<'_, T> {
+        WantedBlock {
+            core: self.core.as_mut().map(|to| Gradient::write(to.view_mut())),
+            diagonal: self.diagonal.as_mut().map(|to| Gradient::write(to.view_mut())),
+            a: self.a.as_mut().map(|to| Gradient::write(to.view_mut())),
+            b: self.b.as_mut().map(|to| Gradient::write(to.view_mut())),
+            c: self.c.as_mut().map(|to| Gradient::write(to.view_mut())),
+        }
+    }
+}
+
+impl<T: Element> WantedBlock<'_, T> {
+    /// Zeros to what is to be written, of operands that nothing is added up of.
+    pub(crate) fn clear(&mut self) {
+        fn clear<A: Element, const D: usize>(gradient: &mut Option<Gradient<'_, A, D>>) {
+            if let Some(mut gradient) = gradient.take().filter(|gradient| !gradient.add) {
+                crate::cpu::fill_zero(&mut gradient.to);
+            }
+        }
+        let WantedBlock { core, diagonal, a, b, c } = self;
+        clear(core);
+        clear(diagonal);
+        [a, b, c].into_iter().for_each(clear);
+    }
+
+    fn located(&self) -> [Located; 5] {
+        [
+            at("dcore", &self.core),
+            at("ddiagonal", &self.diagonal),
+            at("da", &self.a),
+            at("db of block", &self.b),
+            at("dc", &self.c),
+        ]
+    }
+
+    /// That every destination has the shape of an operand of the block.
+    fn check(&self, block: &Block<'_, T>) -> Result<()> {
+        let ranks @ [r, ..] = block.ranks();
+        let (dense, diagonal) = if block.is_diagonal() { ([0; 3], [r]) } else { (ranks, [0]) };
+        shape("dcore", &self.core, ["outputs", "z features", "x features"], dense)?;
+        shape("ddiagonal", &self.diagonal, ["rank"], diagonal)?;
+        let of = |side: usize| block.factors[side].map_or([0; 2], |factor| factor.shape());
+        shape("da", &self.a, ["outputs", "rank"], of(0))?;
+        shape("db of block", &self.b, ["features", "rank"], of(1))?;
+        shape("dc", &self.c, ["features", "rank"], of(2))
+    }
+}
+
+/// Where a destination is.
+fn at<A, const D: usize>(name: &'static str, gradient: &Option<Gradient<'_, A, D>>) -> Located {
+    gradient.as_ref().map(|gradient| (name, gradient.to.place()))
+}
+
+/// That a destination has these lengths.
+fn shape<A, const D: usize>(
+    name: &'static str,
+    gradient: &Option<Gradient<'_, A, D>>,
+    axes: [&'static str; D],
+    lengths: [usize; D],
+) -> Result<()> {
+    let Some(Gradient { to, .. }) = gradient else { return Ok(()) };
+    let lengths = lengths.into_iter().zip(to.shape());
+    axes.into_iter().zip(lengths).try_for_each(|(axis, (expected, len))| check(name, axis, expected, len))
 }
 
 /// Gradients of CP factors.
@@ -126,10 +239,16 @@ impl<T: Element, const D: usize> Gradients<T, D> {
             v: layer.v.map(|_| Tensor::zeros([k, j])).transpose()?,
             b: layer.b.map(|_| Tensor::zeros([k])).transpose()?,
             cp: layer.rank().map(factors).transpose()?,
+            blocks: layer.terms().iter().map(BlockGradients::zeros).collect::<Result<_>>()?,
         })
     }
 
-    /// All of them, to be written.
+    /// Those of the blocks, to be written.
+    fn of_blocks(&mut self) -> Vec<BlockGradients<T>> {
+        std::mem::take(&mut self.blocks)
+    }
+
+    /// All of the others, to be written.
     fn wanted(&mut self) -> Wanted<'_, T, D> {
         let cp = self.cp.as_mut().map_or_else(WantedFactors::default, |cp| WantedFactors {
             a: Some(Gradient::write(cp.a.view_mut())),
@@ -146,6 +265,7 @@ impl<T: Element, const D: usize> Gradients<T, D> {
             v: self.v.as_mut().map(|to| Gradient::write(to.view_mut())),
             b: self.b.as_mut().map(|to| Gradient::write(to.view_mut())),
             cp,
+            blocks: &mut [],
             saved: None,
         }
     }
@@ -156,7 +276,17 @@ pub(crate) trait Fill {
     fn zeros<A: Element, const D: usize>(&self, to: ViewMut<'_, A, D>) -> Result<()>;
 }
 
-impl<T: Element, const D: usize> Wanted<'_, T, D> {
+impl<'a, T: Element, const D: usize> Wanted<'a, T, D> {
+    /// All but those of blocks, for as long as a call takes.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn without_blocks<'b>(self) -> Wanted<'b, T, D>
+    where
+        'a: 'b,
+    {
+        let Wanted { z, x, tied, w, u, v, b, cp, blocks: _, saved } = self;
+        Wanted { z, x, tied, w, u, v, b, cp, blocks: &mut [], saved }
+    }
+
     /// Those that there is something to compute of, for so many rows: not those without elements, nor those that are sums of
     /// nothing, which are written here, by `fill`. `layer` has no weights without elements. Errors: those of `fill`.
     pub(crate) fn nonzero(self, layer: &Interaction<'_, T>, rows: usize, fill: &impl Fill) -> Result<Self> {
@@ -172,6 +302,10 @@ impl<T: Element, const D: usize> Wanted<'_, T, D> {
             }
         }
         let any = rows > 0;
+        let blocks = self.blocks;
+        if !any || layer.is_absent() {
+            blocks.iter_mut().for_each(WantedBlock::clear);
+        }
         let core = any && !layer.is_absent();
         let (u, v, cp) = (any && layer.u.is_some(), any && layer.v.is_some(), core && layer.rank().is_some());
         Ok(Wanted {
@@ -188,15 +322,13 @@ impl<T: Element, const D: usize> Wanted<'_, T, D> {
                 c: keep(fill, self.cp.c, cp)?,
                 lambda: keep(fill, self.cp.lambda, cp)?,
             },
+            blocks,
             saved: self.saved,
         })
     }
 
     /// Where the destinations are.
-    pub(crate) fn located(&self) -> [Located; 11] {
-        fn at<A, const D: usize>(name: &'static str, gradient: &Option<Gradient<'_, A, D>>) -> Located {
-            gradient.as_ref().map(|gradient| (name, gradient.to.place()))
-        }
+    pub(crate) fn located(&self) -> [Located; 12] {
         [
             at("dz", &self.z),
             at("dx", &self.x),
@@ -209,21 +341,12 @@ impl<T: Element, const D: usize> Wanted<'_, T, D> {
             at("db of cp", &self.cp.b),
             at("dc", &self.cp.c),
             at("dlambda", &self.cp.lambda),
+            self.blocks.iter().flat_map(WantedBlock::located).flatten().find(|(_, place)| !place.is_host()),
         ]
     }
 
     /// That every destination has the shape of what it is for.
-    fn check(&self, layer: &Interaction<'_, T>, z: [usize; 2], x: [usize; D]) -> Result<()> {
-        fn shape<A, const D: usize>(
-            name: &'static str,
-            gradient: &Option<Gradient<'_, A, D>>,
-            axes: [&'static str; D],
-            lengths: [usize; D],
-        ) -> Result<()> {
-            let Some(Gradient { to, .. }) = gradient else { return Ok(()) };
-            let lengths = lengths.into_iter().zip(to.shape());
-            axes.into_iter().zip(lengths).try_for_each(|(axis, (expected, len))| check(name, axis, expected, len))
-        }
+    pub(crate) fn check(&self, layer: &Interaction<'_, T>, z: [usize; 2], x: [usize; D]) -> Result<()> {
         let (k, i, j, r) = (layer.k, layer.i, layer.j, layer.rank().unwrap_or(0));
         let x_axes = std::array::from_fn(|axis| match D - axis {
             1 => "features",
@@ -247,6 +370,10 @@ impl<T: Element, const D: usize> Wanted<'_, T, D> {
         shape("db of cp", &self.cp.b, ["features", "rank"], [i, r])?;
         shape("dc", &self.cp.c, ["features", "rank"], [j, r])?;
         shape("dlambda", &self.cp.lambda, ["rank"], [r])?;
+        if !self.blocks.is_empty() {
+            check("blocks", "blocks", layer.terms().len(), self.blocks.len())?;
+            self.blocks.iter().zip(layer.terms()).try_for_each(|(wanted, block)| wanted.check(block))?;
+        }
         if let Some(saved) = self.saved {
             let rows = x[..D - 1].iter().try_fold(1usize, |rows, &len| rows.checked_mul(len));
             saved.check(layer, rows.ok_or(crate::Error::TooLarge { what: "the number of rows" })?)?;
@@ -275,8 +402,10 @@ impl<T: Element> Interaction<'_, T> {
     pub fn backward(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, g: View<'_, T, 2>) -> Result<Gradients<T>> {
         self.check_backward(&z, &x, &g)?;
         let mut gradients = Gradients::zeros(self, z.shape(), x.shape())?;
-        self.backward_into(z, x, g, gradients.wanted())?;
-        Ok(gradients)
+        let mut blocks = gradients.of_blocks();
+        let mut of_blocks: Vec<_> = blocks.iter_mut().map(BlockGradients::wanted).collect();
+        self.backward_into(z, x, g, Wanted { blocks: &mut of_blocks, ..gradients.wanted() })?;
+        Ok(Gradients { blocks, ..gradients })
     }
 
     /// The gradients that are `wanted`, each written or added to the caller's memory. A gradient of weights that the layer
@@ -312,8 +441,10 @@ impl<T: Element> Interaction<'_, T> {
     pub fn backward_shared(&self, z: View<'_, T, 2>, x: View<'_, T, 3>, g: View<'_, T, 3>) -> Result<Gradients<T, 3>> {
         self.check_backward_shared(&z, &x, &g)?;
         let mut gradients = Gradients::zeros(self, z.shape(), x.shape())?;
-        self.backward_shared_into(z, x, g, gradients.wanted())?;
-        Ok(gradients)
+        let mut blocks = gradients.of_blocks();
+        let mut of_blocks: Vec<_> = blocks.iter_mut().map(BlockGradients::wanted).collect();
+        self.backward_shared_into(z, x, g, Wanted { blocks: &mut of_blocks, ..gradients.wanted() })?;
+        Ok(Gradients { blocks, ..gradients })
     }
 
     /// The gradients of [`forward_shared`](Self::forward_shared) that are `wanted`. Errors: as [`backward`](Self::backward), and

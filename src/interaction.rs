@@ -5,7 +5,7 @@ use crate::dispatch;
 use crate::error::check;
 use crate::place::{self, Located};
 use crate::view::LONGEST;
-use crate::{Context, Element, Plan, Prepared, Result, Tensor, View, ViewMut};
+use crate::{Block, Context, Element, Plan, Prepared, Result, Tensor, View, ViewMut};
 
 /// How W is given.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub(crate) enum Core<'a, T> {
         c: View<'a, T, 2>,
         lambda: Option<View<'a, T, 1>>,
     },
+    /// Their sum; of one size.
+    Blocks(&'a [Block<'a, T>]),
 }
 
 /// A multiplicative interaction M(x, z) = zᵀWx + zᵀU + Vx + b over borrowed weights:
@@ -84,9 +86,10 @@ impl<'a, T: Element> Interaction<'a, T> {
                 crate::view::elements(&w.shape())?;
             }
             Core::Cp { a, .. } => limit(a.shape()[1])?,
+            Core::Blocks(blocks) => blocks.iter().try_for_each(Block::check)?,
         }
         let layout = match &core {
-            Core::Absent => [0; 3],
+            Core::Absent | Core::Blocks(_) => [0; 3],
             Core::Dense(w) => w.strides(),
             Core::Cp { a, b, c, .. } => [a.strides()[1], b.strides()[1], c.strides()[1]],
         };
@@ -109,6 +112,40 @@ impl<'a, T: Element> Interaction<'a, T> {
         check("b", "rank", rank, b.shape()[1])?;
         check("c", "rank", rank, c.shape()[1])?;
         Self::new(a.shape()[0], b.shape()[0], c.shape()[0], Core::Cp { a, b, c, lambda: None })
+    }
+
+    /// One output of a matrix `w` [I, J]: y = zᵀwx, a metric between z and x. Errors: [`crate::Error::TooLarge`].
+    pub fn matrix(w: View<'a, T, 2>) -> Result<Self> {
+        Self::dense(w.as_output())
+    }
+
+    /// W as the sum of `blocks`, which have the same sizes: diagonal, Tucker, block-term and other forms, see [`Block`].
+    /// Errors: [`crate::Error::Shape`] if their sizes differ, or there is none.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use trilinear::{Block, Interaction, View};
+    ///
+    /// // A generated gate beside a Tucker block: y = (zB)⊙x + G(z, x), where G is 1 for k = 0, i = 1, j = 1.
+    /// let b = [1.0f32, 2.0, 3.0, 4.0];
+    /// let g = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0];
+    /// let blocks = [Block::identity(2).with_b(View::new(&b, [2, 2])?)?, Block::tucker(View::new(&g, [2, 2, 2])?)];
+    /// let y = Interaction::blocks(&blocks)?.forward(View::row(&[1.0, 1.0]), View::row(&[10.0, 100.0]))?;
+    /// assert_eq!(y.as_slice(), [140.0, 600.0]);
+    /// # Ok::<(), trilinear::Error>(())
+    /// ```
+    pub fn blocks(blocks: &'a [Block<'a, T>]) -> Result<Self> {
+        let sizes = |block: &Block<'_, T>| block.sizes();
+        check("blocks", "blocks", blocks.len().max(1), blocks.len())?;
+        let [k, i, j] = blocks.first().map_or([0; 3], sizes);
+        for block in blocks {
+            let [outputs, z_features, x_features] = block.sizes();
+            check("blocks", "outputs", k, outputs)?;
+            check("blocks", "z features", i, z_features)?;
+            check("blocks", "x features", j, x_features)?;
+        }
+        Self::new(k, i, j, Core::Blocks(blocks))
     }
 
     /// No W: the linear layer on [z, x] that U, V and b make. Errors: [`crate::Error::TooLarge`].
@@ -192,6 +229,7 @@ impl<'a, T: Element> Interaction<'a, T> {
             Core::Absent => true,
             Core::Dense(w) => w.is_empty(),
             Core::Cp { a, b, c, .. } => a.is_empty() || b.is_empty() || c.is_empty(),
+            Core::Blocks(blocks) => blocks.iter().all(Block::is_empty),
         };
         self.u = self.u.filter(|u| (k || i) && !u.is_empty());
         self.v = self.v.filter(|v| (k || j) && !v.is_empty());
@@ -224,6 +262,11 @@ impl<'a, T: Element> Interaction<'a, T> {
                 let lambda = lambda.map(|lambda| ("lambda", lambda.place()));
                 (Some(("a", a.place())), [Some(("b of cp", b.place())), Some(("c", c.place())), lambda])
             }
+            Core::Blocks(blocks) => {
+                let mut all = blocks.iter().filter_map(Block::located);
+                let first = all.next();
+                (all.find(|(_, place)| !place.is_host()).or(first), [None; 3])
+            }
         };
         let (u, v) = (self.u.map(|u| ("u", u.place())), self.v.map(|v| ("v", v.place())));
         [first, b, c, lambda, u, v, self.b.map(|b| ("b", b.place()))]
@@ -231,6 +274,11 @@ impl<'a, T: Element> Interaction<'a, T> {
 
     pub(crate) fn is_dense(&self) -> bool {
         matches!(self.core, Core::Dense(_))
+    }
+
+    /// The blocks that W is the sum of, if it is given so.
+    pub(crate) fn terms(&self) -> &'a [Block<'a, T>] {
+        if let Core::Blocks(blocks) = self.core { blocks } else { &[] }
     }
 
     pub(crate) fn has_lambda(&self) -> bool {
@@ -380,6 +428,7 @@ impl<'a, T: Element> Interaction<'a, T> {
             Core::Absent => {}
             Core::Dense(view) => return Tensor::from_view(view),
             Core::Cp { .. } => crate::reference::reconstruct(self, w.view_mut()),
+            Core::Blocks(blocks) => return crate::reference::sum_of_blocks(blocks),
         }
         Ok(w)
     }

@@ -59,7 +59,9 @@
 #[cfg(test)]
 extern crate self as trilinear; // for what tests/common has
 
+mod attention;
 mod axes;
+mod block;
 mod cpu;
 mod cuda;
 #[cfg(feature = "decompose")]
@@ -70,8 +72,10 @@ mod dispatch;
 mod element;
 mod error;
 mod gradients;
+pub mod init;
 mod interaction;
 pub mod machine;
+mod metric;
 mod mttkrp;
 #[cfg(feature = "ndarray")]
 pub mod ndarray;
@@ -86,13 +90,15 @@ mod tensor;
 mod view;
 
 pub use axes::{Axes, Axis};
+pub use block::Block;
 pub use device::{Context, Device, SimdLevel};
 pub use device_tensor::DeviceTensor;
 pub use element::{DType, Element};
 pub use error::{Error, Result, Unavailable};
-pub use gradients::{FactorGradients, Gradient, Gradients, Wanted, WantedFactors};
+pub use gradients::{BlockGradients, FactorGradients, Gradient, Gradients, Wanted, WantedBlock, WantedFactors};
 pub use half::{bf16, f16};
 pub use interaction::{Generated, Interaction};
+pub use metric::{Mahalanobis, MetricGradients, Precision, WantedMetric};
 pub use mttkrp::{mttkrp, mttkrp_into};
 pub use plan::{Algorithm, Launch, Plan};
 pub use prepared::Prepared;

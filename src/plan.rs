@@ -22,11 +22,13 @@ pub enum Algorithm {
     ContractContext,
     /// W is absent.
     Linear,
+    /// W is a sum of blocks: one after the other, each by the products of its factors and core, or by the engine of its form.
+    Blocks,
 }
 
 impl Algorithm {
     /// Every algorithm.
-    pub const ALL: [Algorithm; 7] = [
+    pub const ALL: [Algorithm; 8] = [
         Algorithm::Stream,
         Algorithm::FusedDot,
         Algorithm::KhatriRao,
@@ -34,6 +36,7 @@ impl Algorithm {
         Algorithm::CpStream,
         Algorithm::ContractContext,
         Algorithm::Linear,
+        Algorithm::Blocks,
     ];
 }
 
@@ -47,6 +50,7 @@ impl fmt::Display for Algorithm {
             Algorithm::CpStream => "cp-stream",
             Algorithm::ContractContext => "contract-context",
             Algorithm::Linear => "linear",
+            Algorithm::Blocks => "blocks",
         })
     }
 }

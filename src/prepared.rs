@@ -83,6 +83,7 @@ impl<T: Element> Prepared<T> {
         let mut places = [0, 1, 2];
         let core = match layer.core {
             Core::Absent => Owned::Absent,
+            Core::Blocks(_) => return Err(crate::Error::Unsupported { what: "prepared sums of blocks" }),
             Core::Dense(w) => {
                 // The axes keep their order in memory, so that the algorithm that suits it still does.
                 let mut order = [0, 1, 2];

@@ -375,6 +375,18 @@ impl<'a, T> View<'a, T, 2> {
         }
     }
 
+    /// All of it as one output of a 3-tensor.
+    pub(crate) fn as_output(self) -> View<'a, T, 3> {
+        let ([rows, columns], [row, column]) = (self.shape, self.strides);
+        View {
+            ptr: self.ptr,
+            shape: [1, rows, columns],
+            strides: [0, row, column],
+            place: self.place,
+            memory: PhantomData,
+        }
+    }
+
     /// The axes exchanged.
     #[inline]
     pub fn transpose(self) -> Self {
@@ -511,6 +523,20 @@ impl<'a, T> ViewMut<'a, T, 2> {
     pub fn transpose(self) -> Self {
         let ([rows, columns], [row, column]) = (self.shape, self.strides);
         ViewMut { shape: [columns, rows], strides: [column, row], ..self }
+    }
+}
+
+impl<'a, T> ViewMut<'a, T, 3> {
+    /// Groups of one row each as rows.
+    pub(crate) fn into_rows(self) -> ViewMut<'a, T, 2> {
+        let ([groups, _, columns], [group, _, column]) = (self.shape, self.strides);
+        ViewMut {
+            ptr: self.ptr,
+            shape: [groups, columns],
+            strides: [group, column],
+            place: self.place,
+            memory: PhantomData,
+        }
     }
 }
 

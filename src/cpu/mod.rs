@@ -5,6 +5,7 @@ mod context;
 mod contract;
 mod cost;
 mod cp;
+mod forms;
 mod gradient;
 mod kernels;
 mod khatri_rao;
@@ -21,6 +22,7 @@ mod table;
 mod tangent;
 mod trilinear;
 
+pub(crate) use forms::{Distances, attend, attend_back};
 pub(crate) use gradient::{backward, backward_generate, backward_shared};
 #[cfg(feature = "cuda")]
 pub(crate) use plan::{counts, shared_algorithm, shared_counts};
@@ -102,6 +104,9 @@ fn forward_to<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: View
     } else {
         (layer, p, z, x)
     };
+    if matches!(layer.core, Core::Blocks(_)) {
+        return forms::forward(layer, z, x, y);
+    }
     let threads = parallel::threads(&context, plan::work(layer, n));
     if choice.small && !matches!(layer.core, Core::Cp { .. }) {
         let (p, z, x) = if choice.swap { (p.swap(), x, z) } else { (p, z, x) };
@@ -136,6 +141,9 @@ pub(crate) fn forward_shared<T: Element>(
     }
     let layer = &layer.along([true, false, false]);
     let (z, x) = (z.slice(1, 0..layer.i)?, x.slice(2, 0..layer.j)?);
+    if matches!(layer.core, Core::Blocks(_)) {
+        return forms::forward_shared(layer, z, x, y);
+    }
     let threads = parallel::threads(&context, plan::shared_flops(layer, groups, rows) as f64);
     match cp_problem(layer, &context, rows) {
         Some(p) => p.forward_shared(z, x, y, threads),
@@ -158,6 +166,9 @@ pub(crate) fn generate<T: Element>(
         return Ok(());
     }
     let layer = &layer.along([true, false, true]);
+    if matches!(layer.core, Core::Blocks(_)) {
+        return Err(crate::Error::Unsupported { what: "the layers that sums of blocks generate" });
+    }
     let z = z.slice(1, 0..layer.i)?;
     let threads = parallel::threads(&context, plan::generate_flops(layer, groups) as f64);
     let Some(cp) = cp_problem(layer, &context, groups) else {

@@ -2,9 +2,10 @@
 
 use super::cost::{self, Choice};
 use super::problem::Problem;
-use super::{context, contract, cp, cp_problem, khatri_rao, parallel, problem, scratch, small};
+use super::{context, contract, cp, cp_problem, forms, khatri_rao, parallel, problem, scratch, small};
+use crate::block::Center;
 use crate::interaction::Core;
-use crate::{Algorithm, Context, Element, Error, Interaction, Plan, Result};
+use crate::{Algorithm, Block, Context, Device, Element, Error, Interaction, Plan, Result};
 
 /// A size that may be absurd: zero-stride views have any shape.
 fn wide(len: usize) -> u128 {
@@ -24,6 +25,7 @@ pub(super) fn flops<T: Element>(layer: &Interaction<'_, T>, n: usize) -> u128 {
         Core::Absent => 0,
         Core::Dense(_) => sum([&[2, n, k, i, j]]),
         Core::Cp { a, .. } => sum([i, j, k].map(|len| [2, n, a.shape()[1], len]).each_ref().map(|f| &f[..])),
+        Core::Blocks(blocks) => of_blocks(blocks, [n, n]),
     };
     let (u, v) = (usize::from(layer.u.is_some()), usize::from(layer.v.is_some()));
     core.saturating_add(sum([&[2, n, k, i, u], &[2, n, k, j, v]]))
@@ -37,8 +39,33 @@ pub(super) fn work<T: Element>(layer: &Interaction<'_, T>, n: usize) -> f64 {
         Core::Absent => 0.0,
         Core::Dense(_) => i * j * k,
         Core::Cp { a, .. } => a.shape()[1] as f64 * (i + j + k),
+        Core::Blocks(blocks) => of_blocks(blocks, [1, 1]) as f64 / 2.0,
     };
     2.0 * n * (core + if layer.u.is_some() { i * k } else { 0.0 } + if layer.v.is_some() { j * k } else { 0.0 })
+}
+
+/// Those of blocks, for so many rows of z and of x.
+fn of_blocks<T: Element>(blocks: &[Block<'_, T>], [groups, rows]: [usize; 2]) -> u128 {
+    let of_block = |block: &Block<'_, T>| {
+        let ([ra, rb, rc], sizes) = (block.ranks(), block.sizes());
+        let core = if block.is_diagonal() { sum([&[2, rows, ra]]) } else { sum([&[2, rows, ra, rb, rc]]) };
+        let factors = [rows, groups, rows].into_iter().enumerate().map(|(side, rows)| match block.factors[side] {
+            Some(factor) => sum([&[2, rows, sizes[side], factor.shape()[1]]]),
+            None => 0,
+        });
+        factors.fold(core, u128::saturating_add)
+    };
+    blocks.iter().map(of_block).fold(0, u128::saturating_add)
+}
+
+/// Elements of a block's operands.
+fn elements_of<T: Element>(block: &Block<'_, T>) -> u128 {
+    let core = match block.center {
+        Center::Diagonal(_, weights) => weights.map_or(0, |weights| wide(weights.shape()[0])),
+        Center::Dense(core) => sum([&core.shape()]),
+    };
+    let factors = block.factors.iter().flatten().map(|factor| sum([&factor.shape()]));
+    factors.fold(core, u128::saturating_add)
 }
 
 /// Those of W′ and b′.
@@ -51,6 +78,7 @@ pub(super) fn generate_flops<T: Element>(layer: &Interaction<'_, T>, groups: usi
             let r = a.shape()[1];
             sum([&[2, groups, r, i], &[2, groups, r, j, k]])
         }
+        Core::Blocks(_) => 0, // which is refused
     };
     core.saturating_add(sum([&[2, groups, k, i, usize::from(layer.u.is_some())]]))
 }
@@ -64,6 +92,10 @@ pub(super) fn shared_flops<T: Element>(layer: &Interaction<'_, T>, groups: usize
             let r = a.shape()[1];
             let core = sum([&[2, groups, r, i], &[2, groups, rows, r, j], &[2, groups, rows, r, k]]);
             core.saturating_add(sum([&[2, groups, rows, k, i, u], &[2, groups, rows, k, j, v]]))
+        }
+        Core::Blocks(blocks) => {
+            let linear = sum([&[2, groups, rows, k, i, u], &[2, groups, rows, k, j, v]]);
+            of_blocks(blocks, [groups, groups.saturating_mul(rows)]).saturating_add(linear)
         }
         _ => generate_flops(layer, groups).saturating_add(sum([&[2, groups, rows, k, j]])),
     }
@@ -79,6 +111,7 @@ fn bytes<T: Element>(layer: &Interaction<'_, T>, elements: u128) -> u128 {
             let r = a.shape()[1];
             sum([&[r, k], &[r, i], &[r, j], &[r, usize::from(lambda.is_some())]])
         }
+        Core::Blocks(blocks) => blocks.iter().map(elements_of).fold(0, u128::saturating_add),
     };
     let present = [layer.u.is_some(), layer.v.is_some(), layer.b.is_some()].map(usize::from);
     let linear = sum([&[present[0], k, i], &[present[1], k, j], &[present[2], k]]);
@@ -103,6 +136,10 @@ pub(super) fn choose<T: Element>(layer: &Interaction<'_, T>, context: &Context, 
             None | Some(Algorithm::Linear) => Ok(Choice { algorithm: Algorithm::Linear, swap: false, small: few }),
             Some(algorithm) => refuse(algorithm, "W is absent"),
         },
+        Core::Blocks(_) => match forced {
+            None | Some(Algorithm::Blocks) => Ok(Choice { algorithm: Algorithm::Blocks, swap: false, small: false }),
+            Some(algorithm) => refuse(algorithm, "W is a sum of blocks"),
+        },
         Core::Cp { .. } => {
             let streams = few && contiguous_factors(layer);
             let choice = |algorithm, small| Ok(Choice { algorithm, swap: false, small });
@@ -122,6 +159,7 @@ pub(super) fn choose<T: Element>(layer: &Interaction<'_, T>, context: &Context, 
 pub(crate) fn shared_algorithm<T: Element>(layer: &Interaction<'_, T>) -> Algorithm {
     match layer.core {
         Core::Cp { .. } => Algorithm::CpBlocked,
+        Core::Blocks(_) => Algorithm::Blocks,
         _ => Algorithm::ContractContext,
     }
 }
@@ -133,6 +171,7 @@ pub(crate) fn plan<T: Element>(layer: &Interaction<'_, T>, n: usize) -> Result<P
     let flops = flops(layer, n);
     let threads = parallel::threads(&context, work(layer, n));
     let scratch = match cp_problem(layer, &context, n) {
+        _ if choice.algorithm == Algorithm::Blocks => forms::scratch(layer, [n, 1], &context)?,
         Some(p) if choice.small => size::<T>(&cp::small_lengths(&p)),
         Some(p) => cp_scratch(&p, threads),
         None => {
@@ -177,6 +216,7 @@ pub(crate) fn plan_shared<T: Element>(layer: &Interaction<'_, T>, groups: usize,
     let flops = shared_flops(layer, groups, rows);
     let threads = parallel::threads(&context, flops as f64);
     let scratch = match cp_problem(layer, &context, rows) {
+        _ if shared_algorithm(layer) == Algorithm::Blocks => forms::scratch(layer, [groups, rows], &context)?,
         Some(p) => cp_scratch(&p, 1),
         None => size::<T>(&context::Blocks::new(&problem(layer, &context, groups), rows, threads).lengths),
     };
@@ -203,7 +243,7 @@ fn describe<T: Element>(
     Plan {
         algorithm,
         kernel: T::table(context.capability()).name,
-        device: context.device(),
+        device: if algorithm == Algorithm::Blocks { Device::Cpu } else { context.device() },
         simd: context.simd(),
         dtype: T::DTYPE,
         flops,

@@ -1,7 +1,7 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
 use super::kernels::{
-    Components, FormKhatriRao, Fused, Gemm, Hadamard, Pack, Products, Stream, Sweep, Unpack, Widened,
+    Components, FormKhatriRao, Fused, Gate, GateBack, Gemm, Hadamard, Pack, Products, Stream, Sweep, Unpack, Widened,
 };
 use super::simd::Kernels;
 
@@ -37,6 +37,8 @@ pub(crate) struct Table<T: Kernels> {
     pub(crate) widen: unsafe fn(&Widened<T, T::Acc>),
     pub(crate) stream: unsafe fn(&Stream<T, T::Acc>),
     pub(crate) sweep: unsafe fn(&Sweep<T, T::Acc>),
+    pub(crate) gate: unsafe fn(&Gate<T, T::Acc>),
+    pub(crate) gate_back: unsafe fn(&GateBack<T, T::Acc>),
 }
 
 /// Instantiates every kernel for a storage type and a [`super::simd::Simd`], each inside its `#[target_feature]`.
@@ -72,6 +74,16 @@ macro_rules! table {
                 // SAFETY: as above.
                 unsafe { kernels::sweep::<$simd, $storage>(args) }
             }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn gate(args: &kernels::Gate<$storage, A>) {
+                // SAFETY: as above.
+                unsafe { kernels::gate::<$simd, $storage>(args) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn gate_back(args: &kernels::GateBack<$storage, A>) {
+                // SAFETY: as above.
+                unsafe { kernels::gate_back::<$simd, $storage>(args) }
+            }
             crate::cpu::table::Table {
                 name: $text,
                 lanes: <$simd as Simd>::LANES,
@@ -83,6 +95,8 @@ macro_rules! table {
                 widen,
                 stream,
                 sweep,
+                gate,
+                gate_back,
             }
         };
     };

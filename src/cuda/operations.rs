@@ -217,7 +217,7 @@ pub(crate) fn backward<T: Element>(
     let (n, saved) = (g.shape()[0], kept(wanted.saved));
     call(target, |stage| {
         let (layer, operands) = (stage.layer(layer)?, [stage.input(z)?, stage.input(x)?, stage.input(g)?]);
-        let to = outputs(stage, wanted)?;
+        let to = outputs(stage, wanted.without_blocks())?;
         Ok(move |recorder: &mut Recorder<'_>| record_backward(recorder, &layer, n, operands, saved, &to))
     })
 }
@@ -251,7 +251,7 @@ pub(crate) fn backward_shared<T: Element>(
     let ([groups, rows, _], saved) = (x.shape(), kept(wanted.saved));
     call(target, |stage| {
         let (layer, z, x, g) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?, stage.input(g)?);
-        let to = outputs(stage, wanted)?;
+        let to = outputs(stage, wanted.without_blocks())?;
         Ok(move |recorder: &mut Recorder<'_>| shared::backward(recorder, &layer, [groups, rows], (z, x, g), saved, &to))
     })
 }
@@ -268,7 +268,7 @@ pub(crate) fn backward_generate<T: Element>(
     call(target, |stage| {
         let layer = stage.layer(layer)?;
         let operands = (stage.input(z)?, stage.input(weights)?, stage.input(bias)?);
-        let to = outputs(stage, wanted)?;
+        let to = outputs(stage, wanted.without_blocks())?;
         Ok(move |recorder: &mut Recorder<'_>| shared::backward_generate(recorder, &layer, groups, operands, &to))
     })
 }

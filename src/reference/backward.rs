@@ -27,9 +27,10 @@
 //!   products of the magnitudes of these. Two products and λ follow, then the sum over rows or over R.
 
 use super::Reference;
+use super::blocks::{self, BlockGradients, Derivatives};
 use super::terms::{Matrix, Terms, reference, sum};
 use crate::interaction::Core;
-use crate::{Element, Interaction, Result, View};
+use crate::{Block, Element, Interaction, Result, View};
 
 /// The exact gradients, whether or not the layer has the weights in question.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +49,8 @@ pub struct Gradients {
     pub b: Reference,
     /// Those of CP factors, if the layer has them.
     pub cp: Option<Factors>,
+    /// Those of its blocks, if it has any.
+    pub blocks: Vec<BlockGradients>,
 }
 
 impl Gradients {
@@ -131,7 +134,7 @@ struct Components {
 impl Layer {
     fn of<T: Element>(layer: &Interaction<'_, T>) -> Result<Layer> {
         let (w, cp) = match layer.core {
-            Core::Absent => (None, None),
+            Core::Absent | Core::Blocks(_) => (None, None),
             Core::Dense(w) => (Some(Matrix::of(w)?), None),
             Core::Cp { a, b, c, lambda } => {
                 let r = a.shape()[1];
@@ -170,8 +173,15 @@ struct Batch {
 
 impl Batch {
     fn gradients<T: Element>(&self, layer: &Interaction<'_, T>) -> Result<Gradients> {
-        let layer = Layer::of(layer)?;
+        let (given, layer) = (layer.terms(), Layer::of(layer)?);
         let (k, i, j, n) = (layer.k, layer.i, layer.j, self.groups * self.rows);
+        let of_block = |block| blocks::Exact::of(block)?.backward(self.groups, self.rows, [&self.z, &self.x, &self.g]);
+        let present = |block: &&Block<'_, T>| !block.is_empty();
+        let derivatives = given.iter().filter(present).map(of_block).collect::<Result<Vec<Derivatives>>>()?;
+        let depth_of = |side: usize| match given {
+            [] => None,
+            _ => Some(blocks::depth(derivatives.iter().map(|block| block.depths[side]))),
+        };
         // dH = gA, P = zB and Q = xC.
         let parts = |cp: &Components| -> Result<_> {
             Ok([
@@ -204,10 +214,23 @@ impl Batch {
             };
             core + linear(k, &layer.v, j, |k| g(n, k))
         };
-        let z_depth = layer.input_depth(j, &layer.u) + self.rows.max(1) - 1;
+        let linear_depth = |linear: &Option<Matrix>| linear.as_ref().map_or(0, |_| k);
+        let z_depth = match depth_of(0) {
+            Some(depth) => depth + linear_depth(&layer.u),
+            None => layer.input_depth(j, &layer.u) + self.rows.max(1) - 1,
+        };
+        let x_depth = match depth_of(1) {
+            Some(depth) => depth + linear_depth(&layer.v),
+            None => layer.input_depth(i, &layer.v),
+        };
         Ok(Gradients {
-            z: reference([self.groups, i], z_depth, |group, i| sum(self.rows, |m| of_row(group * self.rows + m, i)))?,
-            x: reference([n, j], layer.input_depth(i, &layer.v), dx)?,
+            z: reference([self.groups, i], z_depth, |group, i| {
+                let of_blocks: Terms = derivatives.iter().map(|block| block.z.at(group, i)).sum();
+                of_blocks + sum(self.rows, |m| of_row(group * self.rows + m, i))
+            })?,
+            x: reference([n, j], x_depth, |n, j| {
+                dx(n, j) + derivatives.iter().map(|block| block.x.at(n, j)).sum::<Terms>()
+            })?,
             w: reference([k.saturating_mul(i), j], n + 3, |row, j| {
                 sum(n, |n| g(n, row / i) * z(n, row % i) * x(n, j))
             })?,
@@ -234,6 +257,14 @@ impl Batch {
                     })
                 })
                 .transpose()?,
+            blocks: {
+                let mut found = derivatives.iter().map(|block| block.of.clone());
+                let of = |block: &Block<'_, T>| match present(&block).then(|| found.next()).flatten() {
+                    Some(of) => Ok(of),
+                    None => blocks::nothing(block),
+                };
+                given.iter().map(of).collect::<Result<_>>()?
+            },
         })
     }
 }
@@ -249,6 +280,9 @@ pub fn backward_generate<T: Element>(
     layer.check_backward_generate(&z, &weights, &bias)?;
     let groups = z.shape()[0];
     let (z, weights, bias) = (Matrix::of(z)?, Matrix::of(weights)?, Matrix::of(bias)?);
+    if !layer.terms().is_empty() {
+        return Err(crate::Error::Unsupported { what: "the layers that sums of blocks generate" });
+    }
     let layer = Layer::of(layer)?;
     let (k, i, j) = (layer.k, layer.i, layer.j);
     let dw = |group: usize, out: usize, j: usize| weights.at(group * k + out, j);
@@ -300,5 +334,6 @@ pub fn backward_generate<T: Element>(
                 })
             })
             .transpose()?,
+        blocks: Vec::new(),
     })
 }

@@ -8,14 +8,20 @@
 //! ([`tangent()`]).
 
 mod backward;
+mod blocks;
+mod metric;
 mod tangent;
 mod terms;
 
 pub use backward::{Factors, Gradients, backward, backward_generate, backward_shared};
+pub use blocks::BlockGradients;
+pub(crate) use blocks::sum_of_blocks;
+pub use metric::{DistanceGradients, distances, distances_backward};
 pub use tangent::tangent;
 
 use crate::interaction::Core;
 use crate::{DType, Element, Interaction, Result, Tensor, View, ViewMut};
+use terms::{Matrix, Terms};
 
 /// The exact result (to f64) and what its rounding errors are proportional to.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +60,14 @@ pub fn forward<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: Vie
     crate::place::host([Some(("z", z.place())), Some(("x", x.place()))])?;
     let needed = layer.along([true, false, false]);
     let (i, j) = (needed.i, needed.j);
+    let blocks = blocks::exact(needed.terms())?;
+    let of_blocks = match blocks.is_empty() || k == 0 {
+        true => Vec::new(),
+        false => {
+            let (z, x) = (Matrix::of(z)?, Matrix::of(x)?);
+            blocks.iter().map(|block| block.forward([n, 1], &z, &x)).collect::<Result<Vec<_>>>()?
+        }
+    };
     let (mut value, mut magnitude) = (Tensor::zeros([n, k])?.into_vec(), Tensor::zeros([n, k])?.into_vec());
     for row in 0..if k == 0 { 0 } else { n } {
         let z: Vec<f64> = (0..i).map(|i| at(z, [row, i])).collect();
@@ -66,6 +80,10 @@ pub fn forward<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: Vie
             };
             match needed.core {
                 Core::Absent => {}
+                Core::Blocks(_) => {
+                    let terms: Terms = of_blocks.iter().map(|block| block.at(row, out)).sum();
+                    (sum, size) = (terms.value, terms.magnitude);
+                }
                 Core::Dense(w) => {
                     for (i, z) in z.iter().enumerate() {
                         for (j, x) in x.iter().enumerate() {
@@ -105,7 +123,7 @@ pub fn forward<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: Vie
     Ok(Reference {
         value: Tensor::from_vec(value, [n, k])?,
         magnitude: Tensor::from_vec(magnitude, [n, k])?,
-        depth: depth(layer),
+        depth: depth(layer, blocks::depth(blocks.iter().map(blocks::Exact::depth))),
     })
 }
 
@@ -116,11 +134,12 @@ fn terms_of(i: usize, j: usize) -> usize {
 }
 
 /// m: additions that a term can pass through, and the roundings of the term itself.
-fn depth<T: Element>(layer: &Interaction<'_, T>) -> usize {
+fn depth<T: Element>(layer: &Interaction<'_, T>, of_blocks: usize) -> usize {
     let (i, j) = (layer.z_features(), layer.x_features());
-    let core = match layer.rank() {
-        Some(r) => i + j + r + 4,
-        None => terms_of(i, j) + 3,
+    let core = match layer.core {
+        Core::Cp { a, .. } => i + j + a.shape()[1] + 4,
+        Core::Blocks(_) => of_blocks,
+        _ => terms_of(i, j) + 3,
     };
     core + layer.u.map_or(0, |_| i) + layer.v.map_or(0, |_| j) + layer.b.map_or(0, |_| 1)
 }

@@ -1,7 +1,7 @@
 //! ẏ by its definition: the sum over the operands that change of y with that operand replaced.
 
-use super::Reference;
 use super::terms::{Matrix, Terms, reference, sum};
+use super::{Reference, blocks};
 use crate::interaction::Core;
 use crate::{Element, Interaction, Result, Tangents, View};
 
@@ -82,6 +82,18 @@ fn core<T: Element>(
                 })
             };
             Ok(Some(CoreTerms { depth, of: Box::new(of) }))
+        }
+        Core::Blocks(given) => {
+            let (z, dz) = (Matrix::of(z)?, or_zeros(tangents.z, [n, i])?);
+            let (x, dx) = (Matrix::of(x)?, or_zeros(tangents.x, [n, j])?);
+            let (mut sums, mut depths) = (Vec::new(), Vec::new());
+            for block in blocks::exact(given)? {
+                sums.push(block.forward([n, 1], &dz, &x)?);
+                sums.push(block.forward([n, 1], &z, &dx)?);
+                depths.push(block.depth());
+            }
+            let depth = blocks::depth(depths.iter().copied()) * count(&[moves_z, moves_x]);
+            Ok(Some(CoreTerms { depth, of: Box::new(move |n, k| sums.iter().map(|sum| sum.at(n, k)).sum()) }))
         }
         Core::Cp { a, b, c, lambda } => {
             let r = a.shape()[1];

@@ -1,6 +1,7 @@
 //! What the test binaries share: data, oracles, and the list of ways to compute.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
 
+pub mod blocks;
 pub mod case;
 pub mod cuda;
 pub mod layout;

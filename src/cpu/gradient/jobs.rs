@@ -8,8 +8,6 @@
 //!   loop 2     depth by KC                              loop 1   strips of MR columns       microkernel   tiles of NR rows
 //! ```
 
-use crate::Result;
-use crate::View;
 use crate::cpu::cache::{part, parts};
 use crate::cpu::kernels::{Epilogue, Fetch, Gemm, add_into};
 use crate::cpu::operand::{Cube, Part};
@@ -21,16 +19,17 @@ use crate::cpu::simd::Kernels;
 use crate::cpu::small::copy_rows;
 use crate::cpu::table::Table;
 use crate::gradients::Gradient;
+use crate::{Result, View, ViewMut};
 
 /// Rows of a task, a multiple of every level's NR: as in the forward pass, packing a strip for them costs 1%.
-pub(super) const ROWS: usize = 192;
+pub(in crate::cpu) const ROWS: usize = 192;
 
 /// A destination of up to three axes: its first element, strides, and whether it is added to.
 #[derive(Clone, Copy)]
-pub(super) struct To<A> {
+pub(in crate::cpu) struct To<A> {
     first: *mut A,
     strides: [isize; 3],
-    pub(super) add: bool,
+    pub(in crate::cpu) add: bool,
 }
 
 // SAFETY: tasks write disjoint elements, as each use says.
@@ -39,50 +38,77 @@ unsafe impl<A: Send> Send for To<A> {}
 unsafe impl<A: Send> Sync for To<A> {}
 
 impl<A> To<A> {
-    pub(super) fn vector(gradient: Gradient<'_, A, 1>) -> Self {
+    pub(in crate::cpu) fn vector(gradient: Gradient<'_, A, 1>) -> Self {
         let Gradient { mut to, add } = gradient;
         To { first: to.host_mut_ptr(), strides: [to.strides()[0], 0, 0], add }
     }
 
-    pub(super) fn matrix(gradient: Gradient<'_, A, 2>) -> Self {
+    pub(in crate::cpu) fn matrix(gradient: Gradient<'_, A, 2>) -> Self {
         let Gradient { mut to, add } = gradient;
         let [row, column] = to.strides();
         To { first: to.host_mut_ptr(), strides: [row, row, column], add }
     }
 
-    pub(super) fn batch(gradient: Gradient<'_, A, 3>) -> Self {
+    pub(in crate::cpu) fn batch(gradient: Gradient<'_, A, 3>) -> Self {
         let Gradient { mut to, add } = gradient;
         To { first: to.host_mut_ptr(), strides: to.strides(), add }
     }
 
     /// Whether the rows of all groups are evenly spaced.
-    pub(super) fn flat(&self, each: usize) -> bool {
+    pub(in crate::cpu) fn flat(&self, each: usize) -> bool {
         self.strides[0] == self.strides[1].wrapping_mul(each as isize)
     }
 
     /// Rows from the m-th of a group on, of groups with so many.
-    pub(super) fn rows(&self, group: usize, m: usize, each: usize) -> Target<A> {
+    pub(in crate::cpu) fn rows(&self, group: usize, m: usize, each: usize) -> Target<A> {
         let [sg, sm, column_stride] = self.strides;
         let offset = (group as isize).wrapping_mul(sg).wrapping_add((m as isize).wrapping_mul(sm));
         let row_stride = if each == 1 { sg } else { sm };
         Target { first: self.first.wrapping_offset(offset), row_stride, column_stride, padded: false }
     }
 
+    pub(in crate::cpu) fn column_stride(&self) -> isize {
+        self.strides[2]
+    }
+
+    /// A matrix as the gradient that it is of.
+    ///
+    /// # Safety
+    ///
+    /// It has this shape, and nothing else uses it meanwhile.
+    pub(in crate::cpu) unsafe fn gradient<'a>(&self, shape: [usize; 2]) -> Result<Gradient<'a, A, 2>> {
+        let [row, _, column] = self.strides;
+        // SAFETY: the caller's contract.
+        let to = unsafe { ViewMut::from_raw_parts(self.first, shape, [row, column])? };
+        Ok(Gradient { to, add: self.add })
+    }
+
+    /// Rows of groups, in the same way.
+    ///
+    /// # Safety
+    ///
+    /// As [`gradient`](Self::gradient).
+    pub(in crate::cpu) unsafe fn gradients<'a>(&self, shape: [usize; 3]) -> Result<Gradient<'a, A, 3>> {
+        // SAFETY: the caller's contract.
+        let to = unsafe { ViewMut::from_raw_parts(self.first, shape, self.strides)? };
+        Ok(Gradient { to, add: self.add })
+    }
+
     /// A matrix as what rows of results are written to.
-    pub(super) fn sink<T: Kernels<Acc = A>>(&self) -> Sink<T> {
+    pub(in crate::cpu) fn sink<T: Kernels<Acc = A>>(&self) -> Sink<T> {
         let place = if self.add { Place::Added(self.first) } else { Place::Sums(self.first) };
         Sink { place, strides: [self.strides[0], self.strides[2]] }
     }
 
     /// An element of a vector.
-    pub(super) fn element(&self, index: usize) -> *mut A {
+    pub(in crate::cpu) fn element(&self, index: usize) -> *mut A {
         self.first.wrapping_offset((index as isize).wrapping_mul(self.strides[0]))
     }
 }
 
 /// Rows of scratch that tasks share.
 #[derive(Clone, Copy)]
-pub(super) struct Array<A>(pub(super) Target<A>);
+pub(in crate::cpu) struct Array<A>(pub(in crate::cpu) Target<A>);
 
 // SAFETY: tasks write disjoint elements, as each use says.
 unsafe impl<A: Send> Send for Array<A> {}
@@ -90,22 +116,22 @@ unsafe impl<A: Send> Send for Array<A> {}
 unsafe impl<A: Send> Sync for Array<A> {}
 
 impl<A: Copy> Array<A> {
-    pub(super) fn at(&self, row: usize, column: usize) -> Target<A> {
+    pub(in crate::cpu) fn at(&self, row: usize, column: usize) -> Target<A> {
         self.0.offset(row, column)
     }
 }
 
 /// rows · lanes, and of the linear term g · U.
 #[derive(Clone, Copy)]
-pub(super) struct Term<'a, T: Kernels> {
-    pub(super) rows: Array<T::Acc>,
-    pub(super) lanes: Lanes<'a, T>,
-    pub(super) linear: Option<[View<'a, T, 2>; 2]>,
+pub(in crate::cpu) struct Term<'a, T: Kernels> {
+    pub(in crate::cpu) rows: Array<T::Acc>,
+    pub(in crate::cpu) lanes: Lanes<'a, T>,
+    pub(in crate::cpu) linear: Option<[View<'a, T, 2>; 2]>,
 }
 
 /// A product, for the components `r`.
 #[allow(clippy::large_enum_variant, reason = "a few on the stack for each call")]
-pub(super) enum Job<'a, T: Kernels> {
+pub(in crate::cpu) enum Job<'a, T: Kernels> {
     Input {
         to: Target<T::Acc>,
         add: bool,
@@ -136,7 +162,7 @@ unsafe impl<T: Kernels> Sync for Job<'_, T> {}
 
 /// How a destination is cut into tasks: its rows and columns, and those of each.
 #[derive(Clone, Copy, Default)]
-struct Grid {
+pub(in crate::cpu) struct Grid {
     rows: usize,
     columns: usize,
     row: usize,
@@ -144,11 +170,11 @@ struct Grid {
 }
 
 impl Grid {
-    fn tasks(&self) -> usize {
+    pub(in crate::cpu) fn tasks(&self) -> usize {
         self.rows.div_ceil(self.row.max(1)) * self.columns.div_ceil(self.column.max(1))
     }
 
-    fn at(&self, index: usize) -> (Part, Part) {
+    pub(in crate::cpu) fn at(&self, index: usize) -> (Part, Part) {
         let cuts = self.columns.div_ceil(self.column);
         let (row, column) = (index / cuts * self.row, index % cuts * self.column);
         ((row, self.row.min(self.rows - row)), (column, self.column.min(self.columns - column)))
@@ -157,17 +183,17 @@ impl Grid {
 
 /// What all tasks of a call have in common.
 #[derive(Clone, Copy)]
-pub(super) struct Call<T: Kernels> {
-    pub(super) table: &'static Table<T>,
-    pub(super) kc: usize,
+pub(in crate::cpu) struct Call<T: Kernels> {
+    pub(in crate::cpu) table: &'static Table<T>,
+    pub(in crate::cpu) kc: usize,
     /// Whether the batch has few rows.
-    pub(super) few: bool,
-    pub(super) threads: usize,
+    pub(in crate::cpu) few: bool,
+    pub(in crate::cpu) threads: usize,
 }
 
 impl<T: Kernels> Call<T> {
     /// Runs so many tasks of at most [`ROWS`] rows.
-    pub(super) fn tasks(&self, count: usize, task: impl Fn(&Product<T>, usize) + Sync) -> Result<()> {
+    pub(in crate::cpu) fn tasks(&self, count: usize, task: impl Fn(&Product<T>, usize) + Sync) -> Result<()> {
         let Call { table, kc, few, threads } = *self;
         let lengths = [kc * table.mr, ROWS * table.mr, (ROWS * (kc + 16)).max(kc * (ROWS + 16))];
         parallel::run(threads, count, |index| {
@@ -178,7 +204,7 @@ impl<T: Kernels> Call<T> {
         })
     }
 
-    fn grid(&self, rows: usize, columns: usize) -> Grid {
+    pub(in crate::cpu) fn grid(&self, rows: usize, columns: usize) -> Grid {
         let Table { nr, mr, .. } = *self.table;
         let (mut row, mut column) = (part(rows, ROWS, nr).max(1), columns.max(1));
         let wanted = if self.threads > 1 { 4 * self.threads } else { 1 };
@@ -196,7 +222,7 @@ impl<T: Kernels> Call<T> {
     /// # Safety
     ///
     /// As [`Product::run`].
-    pub(super) unsafe fn project(
+    pub(in crate::cpu) unsafe fn project(
         &self,
         rows: View<'_, T, 2>,
         lanes: Lanes<'_, T>,
@@ -218,7 +244,7 @@ impl<T: Kernels> Call<T> {
     /// # Safety
     ///
     /// All shapes agree with the destinations, which are disjoint.
-    pub(super) unsafe fn jobs<const N: usize>(&self, jobs: &[Option<Job<'_, T>>; N]) -> Result<()> {
+    pub(in crate::cpu) unsafe fn jobs<const N: usize>(&self, jobs: &[Option<Job<'_, T>>; N]) -> Result<()> {
         let mut grids = [Grid::default(); N];
         for (grid, job) in grids.iter_mut().zip(jobs) {
             *grid = match job {
@@ -294,7 +320,7 @@ impl<T: Kernels> Job<'_, T> {
 }
 
 /// Columns `i` of the input times the columns of the lanes, over all rows of both.
-pub(super) unsafe fn factor<T: Kernels>(
+pub(in crate::cpu) unsafe fn factor<T: Kernels>(
     product: &Product<T>,
     input: View<'_, T, 2>,
     i: Part,
@@ -332,7 +358,7 @@ pub(super) unsafe fn factor<T: Kernels>(
 }
 
 /// Rows n of some columns as accumulators, and the distance of the rows: in place, or copied.
-pub(super) unsafe fn across<T: Kernels>(
+pub(in crate::cpu) unsafe fn across<T: Kernels>(
     table: &Table<T>,
     input: View<'_, T, 2>,
     n: Part,

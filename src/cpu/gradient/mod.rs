@@ -11,9 +11,9 @@ mod contexts;
 mod cp;
 mod cp_few;
 mod few;
-mod jobs;
+pub(super) mod jobs;
 mod shared;
-mod weights;
+pub(super) mod weights;
 
 use super::contract::{self, contract};
 use super::output::Sink;
@@ -35,6 +35,9 @@ pub(crate) fn backward<T: Element>(
     g: View<'_, T, 2>,
     mut wanted: Wanted<'_, T>,
 ) -> Result<()> {
+    if matches!(layer.core, Core::Blocks(_)) {
+        return super::forms::backward(layer, z, x, g, wanted);
+    }
     let context = layer.context()?;
     let n = g.shape()[0];
     let threads = parallel::threads(&context, plan::work(layer, n));

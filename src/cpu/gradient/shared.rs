@@ -25,6 +25,9 @@ pub(crate) fn backward_shared<T: Element>(
     g: View<'_, T, 3>,
     wanted: Wanted<'_, T, 3>,
 ) -> Result<()> {
+    if matches!(layer.core, Core::Blocks(_)) {
+        return crate::cpu::forms::backward_shared(layer, z, x, g, wanted);
+    }
     let context = layer.context()?;
     let [groups, rows, _] = x.shape();
     let threads = parallel::threads(&context, plan::shared_flops(layer, groups, rows) as f64);
@@ -82,6 +85,9 @@ pub(crate) fn backward_generate<T: Element>(
     bias: View<'_, T, 2>,
     wanted: Wanted<'_, T>,
 ) -> Result<()> {
+    if matches!(layer.core, Core::Blocks(_)) {
+        return Err(crate::Error::Unsupported { what: "the layers that sums of blocks generate" });
+    }
     let context = layer.context()?;
     let groups = z.shape()[0];
     let threads = parallel::threads(&context, plan::generate_flops(layer, groups) as f64);

@@ -32,7 +32,7 @@ const BLOCK_BYTES: usize = 1 << 20;
 const BLOCK_ROWS: usize = 512;
 
 /// Operands, whose sizes agree.
-pub(super) struct Weights<'a, T: Kernels> {
+pub(in crate::cpu) struct Weights<'a, T: Kernels> {
     table: &'static Table<T>,
     caches: Caches,
     /// g [N, K], z [N, I], x [N, J].
@@ -56,7 +56,7 @@ struct Blocks {
 }
 
 impl<'a, T: Kernels> Weights<'a, T> {
-    pub(super) fn new(context: &Context, g: View<'a, T, 2>, z: View<'a, T, 2>, x: View<'a, T, 2>) -> Self {
+    pub(in crate::cpu) fn new(context: &Context, g: View<'a, T, 2>, z: View<'a, T, 2>, x: View<'a, T, 2>) -> Self {
         Weights { table: T::table(context.capability()), caches: caches(), inputs: [g, z, x] }
     }
 
@@ -106,7 +106,7 @@ impl<'a, T: Kernels> Weights<'a, T> {
     }
 
     /// The gradient written or added to `to` [K, I, J].
-    pub(super) fn run(&self, mut to: ViewMut<'_, T::Acc, 3>, add: bool, threads: usize) -> Result<()> {
+    pub(in crate::cpu) fn run(&self, mut to: ViewMut<'_, T::Acc, 3>, add: bool, threads: usize) -> Result<()> {
         let (sizes, n) = (self.sizes(), self.n());
         if (1..=small::ROWS).contains(&n) && (to.strides()[2] == 1 || sizes[2] <= 1) {
             return few::weights(self.table, &self.caches, self.inputs, Gradient { to, add }, threads);

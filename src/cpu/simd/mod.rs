@@ -66,6 +66,7 @@ pub(crate) trait Accumulator:
     + Send
     + Sync
     + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
     + std::ops::Mul<Output = Self>
     + std::ops::AddAssign
     + 'static

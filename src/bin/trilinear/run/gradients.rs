@@ -154,6 +154,7 @@ fn gradients<T: Element, const D: usize>(
         v: write(&mut v),
         b: write(&mut b),
         cp: WantedFactors { a: write(&mut cp_a), b: write(&mut cp_b), c: write(&mut cp_c), lambda: write(&mut lambda) },
+        blocks: &mut [],
         saved: None,
     };
     run(wanted).map_err(locate)?;

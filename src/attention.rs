@@ -1,0 +1,96 @@
+//! Attention: an interaction's outputs as a gate of x.
+
+use crate::error::check;
+use crate::gradients::Gradient;
+use crate::place;
+use crate::{Element, Gradients, Interaction, Result, Tensor, View, ViewMut, Wanted, cpu};
+
+impl<T: Element> Interaction<'_, T> {
+    /// y = m⊙x [N, J] with m = M(x, z): a gate of x that x and z decide together (Jayakumar et al., ICLR 2020, §5). The layer has as
+    /// many outputs as x has features. m exists for a block of rows at a time, and is not rounded before the product. Operands are of
+    /// the host, and the processor computes. Errors: [`crate::Error::Shape`], [`crate::Error::Place`] and those of allocation.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use trilinear::{Block, Interaction, View};
+    ///
+    /// let gate = [Block::identity(2)]; // m = z⊙x
+    /// let layer = Interaction::blocks(&gate)?;
+    /// let y = layer.attend(View::row(&[2.0f32, 3.0]), View::row(&[4.0, 5.0]))?;
+    /// assert_eq!(y.as_slice(), [32.0, 75.0]); // z⊙x⊙x
+    /// # Ok::<(), trilinear::Error>(())
+    /// ```
+    pub fn attend(&self, z: View<'_, T, 2>, x: View<'_, T, 2>) -> Result<Tensor<T, 2>> {
+        self.check_inputs(&z, &x)?;
+        let mut y = Tensor::zeros(x.shape())?;
+        self.attend_into(z, x, y.view_mut())?;
+        Ok(y)
+    }
+
+    /// [`attend`](Self::attend) into `y` [N, J]. After the first call with a shape it allocates nothing. Errors: as `attend`.
+    pub fn attend_into(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, y: ViewMut<'_, T, 2>) -> Result<()> {
+        self.check_inputs(&z, &x)?;
+        check("x", "features", self.k, x.shape()[1])?;
+        check("y", "rows", x.shape()[0], y.shape()[0])?;
+        check("y", "features", x.shape()[1], y.shape()[1])?;
+        place::host(self.located())?;
+        place::host([Some(("z", z.place())), Some(("x", x.place())), Some(("y", y.place()))])?;
+        cpu::attend(self, z, x, y)
+    }
+
+    /// All gradients of [`attend`](Self::attend), for that of its result, `g` [N, J]. Errors: as `attend`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use trilinear::{Block, Interaction, View};
+    ///
+    /// let gate = [Block::identity(1)]; // y = z x²
+    /// let layer = Interaction::blocks(&gate)?;
+    /// let gradients = layer.attend_backward(View::row(&[2.0f32]), View::row(&[4.0]), View::row(&[1.0]))?;
+    /// assert_eq!(gradients.z.as_slice(), [16.0]); // x²
+    /// assert_eq!(gradients.x.as_slice(), [16.0]); // 2 z x
+    /// # Ok::<(), trilinear::Error>(())
+    /// ```
+    pub fn attend_backward(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, g: View<'_, T, 2>) -> Result<Gradients<T>> {
+        let mut of_m = self.attend_dm(&z, &x, &g)?;
+        cpu::attend_back(self, [z, x, g], of_m.view_mut(), [None, None])?;
+        let mut gradients = self.backward(z, x, of_m.view())?;
+        cpu::attend_back(self, [z, x, g], of_m.view_mut(), [Some(Gradient::add(gradients.x.view_mut())), None])?;
+        Ok(gradients)
+    }
+
+    /// The gradients of [`attend`](Self::attend) that are `wanted`. The gradient in m, g⊙x [N, J], is a tensor of the storage type
+    /// that is allocated for the call. Errors: as `attend`.
+    pub fn attend_backward_into(
+        &self,
+        z: View<'_, T, 2>,
+        x: View<'_, T, 2>,
+        g: View<'_, T, 2>,
+        mut wanted: Wanted<'_, T>,
+    ) -> Result<()> {
+        let mut of_m = self.attend_dm(&z, &x, &g)?;
+        wanted.check(self, z.shape(), x.shape())?;
+        let at = |name, to: &Option<Gradient<'_, T::Accumulator, 2>>| to.as_ref().map(|to| (name, to.to.place()));
+        place::host([at("dx", &wanted.x), at("dz + dx", &wanted.tied)])?;
+        {
+            let [x_to, tied] = [&mut wanted.x, &mut wanted.tied]
+                .map(|to| to.as_mut().map(|Gradient { to, add }| Gradient { to: to.reborrow(), add: *add }));
+            cpu::attend_back(self, [z, x, g], of_m.view_mut(), [x_to, tied])?;
+        }
+        for to in [&mut wanted.x, &mut wanted.tied].into_iter().flatten() {
+            to.add = true;
+        }
+        self.backward_into(z, x, of_m.view(), wanted)
+    }
+
+    /// Room for dm, once the operands are known to be such as `attend` takes.
+    fn attend_dm(&self, z: &View<'_, T, 2>, x: &View<'_, T, 2>, g: &View<'_, T, 2>) -> Result<Tensor<T, 2>> {
+        check("x", "features", self.k, x.shape()[1])?;
+        self.check_backward(z, x, g)?;
+        place::host(self.located())?;
+        place::host([Some(("z", z.place())), Some(("x", x.place())), Some(("g", g.place()))])?;
+        Tensor::zeros(g.shape())
+    }
+}
