@@ -7,6 +7,10 @@ use crate::{Context, Device, Element, Interaction, Plan, Result, Saved, Tangents
 #[cfg(feature = "cuda")]
 use crate::{Error, cuda};
 
+/// What is not computed on a CUDA device.
+#[cfg(feature = "cuda")]
+const ALL_PAIRS: &str = "all pairs on a CUDA device";
+
 enum Engine {
     Cpu,
     #[cfg(feature = "cuda")]
@@ -92,6 +96,20 @@ pub(crate) fn forward_shared<T: Element>(
         Engine::Cpu => cpu::forward_shared(layer, z, x, y),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::forward_shared(&target, layer, z, x, y),
+    }
+}
+
+pub(crate) fn forward_pairs<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 3>,
+    x: View<'_, T, 3>,
+    y: ViewMut<'_, T, 4>,
+) -> Result<()> {
+    let operands = [at("z", &z), at("x", &x), to("y", &y)];
+    match engine(&layer.context()?, &[&layer.located(), &operands])? {
+        Engine::Cpu => cpu::forward_pairs(layer, z, x, y),
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
     }
 }
 
@@ -198,5 +216,13 @@ pub(crate) fn plan_shared<T: Element>(layer: &Interaction<'_, T>, groups: usize,
         Engine::Cpu => cpu::plan_shared(layer, groups, rows),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::plan_shared(&target, layer, groups, rows),
+    }
+}
+
+pub(crate) fn plan_pairs<T: Element>(layer: &Interaction<'_, T>, sizes: [usize; 3]) -> Result<Plan> {
+    match engine(&layer.context()?, &[&layer.located()])? {
+        Engine::Cpu => cpu::plan_pairs(layer, sizes),
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
     }
 }

@@ -32,6 +32,7 @@
 //! |---|---|
 //! | compute a batch | [`Interaction::forward`], and [`forward_into`](Interaction::forward_into) into memory of your own |
 //! | let one z meet many x | [`Interaction::forward_shared`] |
+//! | let every z meet every x of a problem | [`Interaction::forward_pairs`] |
 //! | get the gradients | [`Interaction::backward`], and [`backward_into`](Interaction::backward_into) for some of them |
 //! | get the linear layers that z generates | [`Interaction::generate`] |
 //! | use the same weights many times | [`Interaction::prepare`] |
@@ -66,6 +67,7 @@ mod interaction;
 pub mod machine;
 #[cfg(feature = "ndarray")]
 pub mod ndarray;
+mod pairs;
 mod place;
 mod plan;
 mod prepared;

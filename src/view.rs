@@ -383,6 +383,21 @@ impl<'a, T> View<'a, T, 2> {
     }
 }
 
+impl<'a, T> View<'a, T, 3> {
+    /// The matrix at this index of the first axis, which the caller knows to be there.
+    pub(crate) fn matrix(self, index: usize) -> View<'a, T, 2> {
+        let ([_, rows, columns], [outer, row, column]) = (self.shape, self.strides);
+        debug_assert!(index < self.shape[0]);
+        View {
+            ptr: self.ptr.wrapping_offset((index as isize).wrapping_mul(outer)),
+            shape: [rows, columns],
+            strides: [row, column],
+            place: self.place,
+            memory: PhantomData,
+        }
+    }
+}
+
 impl<'a, T, const D: usize> ViewMut<'a, T, D> {
     /// All of `data`, row-major. Errors: [`Error::Length`] unless `data` has exactly the shape's elements.
     #[inline]
@@ -472,6 +487,13 @@ impl<'a, T, const D: usize> ViewMut<'a, T, D> {
     /// The same elements, read-only.
     pub fn as_view(&self) -> View<'_, T, D> {
         View { ptr: self.ptr, shape: self.shape, strides: self.strides, place: self.place, memory: PhantomData }
+    }
+
+    /// The axes in another order: axis `a` of the result is axis `order[a]` of this view. So results go to memory whose axes are
+    /// in any order. Errors: [`Error::Axes`] unless `order` is a permutation.
+    pub fn permute(self, order: [usize; D]) -> Result<Self> {
+        let View { shape, strides, .. } = self.as_view().permute(order)?;
+        Ok(ViewMut { shape, strides, ..self })
     }
 
     /// A shorter borrow of the same elements.

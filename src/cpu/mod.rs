@@ -10,6 +10,7 @@ mod kernels;
 mod khatri_rao;
 mod operand;
 mod output;
+mod pairs;
 mod parallel;
 mod plan;
 mod problem;
@@ -24,7 +25,7 @@ mod trilinear;
 pub(crate) use gradient::{backward, backward_generate, backward_shared};
 #[cfg(feature = "cuda")]
 pub(crate) use plan::{counts, shared_algorithm, shared_counts};
-pub(crate) use plan::{plan, plan_shared};
+pub(crate) use plan::{plan, plan_pairs, plan_shared};
 pub(crate) use simd::{Capability, Kernels};
 pub(crate) use tangent::tangent;
 
@@ -144,6 +145,22 @@ pub(crate) fn forward_shared<T: Element>(
             context::run(&p, z, Target::Apply(x, y), threads)
         }
     }
+}
+
+pub(crate) fn forward_pairs<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 3>,
+    x: View<'_, T, 3>,
+    y: ViewMut<'_, T, 4>,
+) -> Result<()> {
+    let context = layer.context()?;
+    if y.shape().contains(&0) {
+        return Ok(());
+    }
+    let layer = &layer.along([true, false, false]);
+    let [p, s, t, _] = y.shape();
+    let threads = parallel::threads(&context, plan::pairs_flops(layer, [p, s, t]) as f64);
+    pairs::Pairs::new(layer, &context, z, x)?.forward(pairs::To::new(y), threads)
 }
 
 pub(crate) fn generate<T: Element>(

@@ -8,10 +8,12 @@
 //! ([`tangent()`]).
 
 mod backward;
+mod pairs;
 mod tangent;
 mod terms;
 
 pub use backward::{Factors, Gradients, backward, backward_generate, backward_shared};
+pub use pairs::forward_pairs;
 pub use tangent::tangent;
 
 use crate::interaction::Core;

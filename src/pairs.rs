@@ -1,0 +1,65 @@
+//! All pairs: each row of z of a problem with each row of x of it.
+
+use crate::error::check;
+use crate::interaction::limit;
+use crate::{Element, Interaction, Plan, Result, Tensor, View, ViewMut, dispatch};
+
+impl<T: Element> Interaction<'_, T> {
+    /// All pairs: y [P, S, T, K] where in each of P problems every one of the S rows of `z` [P, S, I] meets every one of the T
+    /// rows of `x` [P, T, J]: y\[p,s,t,·\] = M(x\[p,t\], z\[p,s\]).
+    ///
+    /// One side is contracted with W first, the one for which that is cheaper, so that it takes P·S·IJK + P·S·T·JK multiply-adds
+    /// (or as many with the sides exchanged) and not P·S·T·IJK; what it is contracted to exists only in blocks that fit in cache.
+    /// This scores arcs and their labels in biaffine parsers (Dozat and Manning, *Deep Biaffine Attention for Neural Dependency
+    /// Parsing*, ICLR 2017). Errors: [`crate::Error::Shape`] and those of allocation; [`crate::Error::Unsupported`] on a CUDA device.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use trilinear::{Interaction, View};
+    ///
+    /// let w = [1.0f32, 2.0, 3.0, 4.0];
+    /// let layer = Interaction::dense(View::new(&w, [1, 2, 2])?)?;
+    /// let z = [1.0, 0.0, 0.0, 1.0]; // one problem of two rows of z
+    /// let x = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0]; // and three of x
+    /// let y = layer.forward_pairs(View::new(&z, [1, 2, 2])?, View::new(&x, [1, 3, 2])?)?;
+    /// assert_eq!(y.shape(), [1, 2, 3, 1]);
+    /// assert_eq!(y.as_slice(), [1.0, 2.0, 3.0, 3.0, 4.0, 7.0]);
+    /// # Ok::<(), trilinear::Error>(())
+    /// ```
+    pub fn forward_pairs(&self, z: View<'_, T, 3>, x: View<'_, T, 3>) -> Result<Tensor<T, 4>> {
+        self.check_pairs(&z, &x)?;
+        let ([problems, s, _], [_, t, _]) = (z.shape(), x.shape());
+        let mut y = Tensor::zeros([problems, s, t, self.k])?;
+        self.forward_pairs_into(z, x, y.view_mut())?;
+        Ok(y)
+    }
+
+    /// [`forward_pairs`](Self::forward_pairs) into `y` [P, S, T, K], whose previous contents are never read. Where the axes of y
+    /// are in another order in memory, [`ViewMut::permute`] names them in this one. After the first call with a shape it allocates
+    /// nothing. Errors: as [`forward_pairs`](Self::forward_pairs).
+    pub fn forward_pairs_into(&self, z: View<'_, T, 3>, x: View<'_, T, 3>, y: ViewMut<'_, T, 4>) -> Result<()> {
+        self.check_pairs(&z, &x)?;
+        let ([problems, s, _], [_, t, _]) = (z.shape(), x.shape());
+        check("y", "problems", problems, y.shape()[0])?;
+        check("y", "rows of z", s, y.shape()[1])?;
+        check("y", "rows of x", t, y.shape()[2])?;
+        check("y", "outputs", self.k, y.shape()[3])?;
+        dispatch::forward_pairs(self, z, x, y)
+    }
+
+    /// What [`forward_pairs`](Self::forward_pairs) does with P problems of S rows of z and T of x each.
+    /// Errors: [`crate::Error::Unsupported`] on a CUDA device.
+    pub fn plan_pairs(&self, problems: usize, z_rows: usize, x_rows: usize) -> Result<Plan> {
+        limit(problems.max(z_rows).max(x_rows))?;
+        dispatch::plan_pairs(self, [problems, z_rows, x_rows])
+    }
+
+    pub(crate) fn check_pairs(&self, z: &View<'_, T, 3>, x: &View<'_, T, 3>) -> Result<()> {
+        let ([problems, s, _], [of_x, t, _]) = (z.shape(), x.shape());
+        check("z", "features", self.i, z.shape()[2])?;
+        check("x", "features", self.j, x.shape()[2])?;
+        check("x", "problems", problems, of_x)?;
+        limit(problems.max(s).max(t))
+    }
+}
