@@ -185,6 +185,26 @@ pub(crate) fn backward_shared<T: Element>(
     }
 }
 
+pub(crate) fn backward_pairs<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 3>,
+    x: View<'_, T, 3>,
+    g: View<'_, T, 4>,
+    wanted: Wanted<'_, T, 3, 3>,
+) -> Result<()> {
+    let operands = [at("z", &z), at("x", &x), at("g", &g)];
+    match engine(&layer.context()?, &[&layer.located(), &operands, &wanted.located()])? {
+        Engine::Cpu => {
+            let layer = layer.along([true; 3]);
+            let [p, s, t, _] = g.shape();
+            let rows = p.saturating_mul(s).saturating_mul(t);
+            cpu::backward_pairs(&layer, z, x, g, wanted.nonzero(&layer, rows), 1.0)
+        }
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+    }
+}
+
 pub(crate) fn backward_generate<T: Element>(
     layer: &Interaction<'_, T>,
     z: View<'_, T, 2>,

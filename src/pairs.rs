@@ -2,7 +2,7 @@
 
 use crate::error::check;
 use crate::interaction::limit;
-use crate::{Element, Interaction, Plan, Result, Tensor, View, ViewMut, dispatch};
+use crate::{Element, Error, Gradients, Interaction, Plan, Result, Tensor, View, ViewMut, Wanted, dispatch};
 
 impl<T: Element> Interaction<'_, T> {
     /// All pairs: y [P, S, T, K] where in each of P problems every one of the S rows of `z` [P, S, I] meets every one of the T
@@ -53,6 +53,66 @@ impl<T: Element> Interaction<'_, T> {
     pub fn plan_pairs(&self, problems: usize, z_rows: usize, x_rows: usize) -> Result<Plan> {
         limit(problems.max(z_rows).max(x_rows))?;
         dispatch::plan_pairs(self, [problems, z_rows, x_rows])
+    }
+
+    /// The gradients of [`forward_pairs`](Self::forward_pairs) for the gradient `g` [P, S, T, K] of its result: dz and dx are
+    /// summed over the pairs that a row is part of. Errors: as [`forward_pairs`](Self::forward_pairs).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use trilinear::{Interaction, View};
+    ///
+    /// let w = [1.0f32, 2.0, 3.0, 4.0];
+    /// let layer = Interaction::dense(View::new(&w, [1, 2, 2])?)?;
+    /// let (z, x, g) = ([1.0, 10.0], [1.0, 0.0, 0.0, 1.0], [1.0, 1.0]); // one row of z with two of x
+    /// let (z, x) = (View::new(&z, [1, 1, 2])?, View::new(&x, [1, 2, 2])?);
+    /// let gradients = layer.backward_pairs(z, x, View::new(&g, [1, 1, 2, 1])?)?;
+    /// assert_eq!(gradients.z.as_slice(), [3.0, 7.0]); // W (1, 0) + W (0, 1)
+    /// assert_eq!(gradients.x.as_slice(), [31.0, 42.0, 31.0, 42.0]); // zᵀW, twice
+    /// # Ok::<(), trilinear::Error>(())
+    /// ```
+    pub fn backward_pairs(
+        &self,
+        z: View<'_, T, 3>,
+        x: View<'_, T, 3>,
+        g: View<'_, T, 4>,
+    ) -> Result<Gradients<T, 3, 3>> {
+        self.check_backward_pairs(&z, &x, &g)?;
+        let mut gradients = Gradients::zeros(self, z.shape(), x.shape())?;
+        self.backward_pairs_into(z, x, g, gradients.wanted())?;
+        Ok(gradients)
+    }
+
+    /// The gradients of [`forward_pairs`](Self::forward_pairs) that are `wanted`, each written or added to the caller's memory.
+    /// After the first call with a shape it allocates nothing. Errors: as [`backward_pairs`](Self::backward_pairs), and
+    /// [`Error::Unsupported`] for tied inputs and saved activations.
+    pub fn backward_pairs_into(
+        &self,
+        z: View<'_, T, 3>,
+        x: View<'_, T, 3>,
+        g: View<'_, T, 4>,
+        wanted: Wanted<'_, T, 3, 3>,
+    ) -> Result<()> {
+        self.check_backward_pairs(&z, &x, &g)?;
+        if wanted.saved.is_some() {
+            return Err(Error::Unsupported { what: "saved activations of all pairs" });
+        }
+        wanted.check(self, z.shape(), x.shape())?;
+        dispatch::backward_pairs(self, z, x, g, wanted)
+    }
+
+    pub(crate) fn check_backward_pairs(
+        &self,
+        z: &View<'_, T, 3>,
+        x: &View<'_, T, 3>,
+        g: &View<'_, T, 4>,
+    ) -> Result<()> {
+        self.check_pairs(z, x)?;
+        check("g", "problems", z.shape()[0], g.shape()[0])?;
+        check("g", "rows of z", z.shape()[1], g.shape()[1])?;
+        check("g", "rows of x", x.shape()[1], g.shape()[2])?;
+        check("g", "outputs", self.k, g.shape()[3])
     }
 
     pub(crate) fn check_pairs(&self, z: &View<'_, T, 3>, x: &View<'_, T, 3>) -> Result<()> {

@@ -22,7 +22,7 @@ mod table;
 mod tangent;
 mod trilinear;
 
-pub(crate) use gradient::{backward, backward_generate, backward_shared};
+pub(crate) use gradient::{backward, backward_generate, backward_pairs, backward_shared};
 #[cfg(feature = "cuda")]
 pub(crate) use plan::{counts, shared_algorithm, shared_counts};
 pub(crate) use plan::{plan, plan_pairs, plan_shared};

@@ -12,7 +12,7 @@ mod pairs;
 mod tangent;
 mod terms;
 
-pub use backward::{Factors, Gradients, backward, backward_generate, backward_shared};
+pub use backward::{Factors, Gradients, backward, backward_generate, backward_pairs, backward_shared};
 pub use pairs::forward_pairs;
 pub use tangent::tangent;
 

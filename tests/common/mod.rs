@@ -4,6 +4,7 @@
 pub mod case;
 pub mod cuda;
 pub mod layout;
+pub mod pairs;
 
 use std::sync::OnceLock;
 
