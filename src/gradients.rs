@@ -24,6 +24,20 @@ impl<'a, A, const D: usize> Gradient<'a, A, D> {
     }
 }
 
+impl<A: Element> Gradient<'_, A, 2> {
+    /// Some of the rows, which the caller knows to be there.
+    pub(crate) fn rows(&mut self, rows: std::ops::Range<usize>) -> Gradient<'_, A, 2> {
+        Gradient { to: self.to.reborrow().slice_rows((rows.start, rows.len())), add: self.add }
+    }
+}
+
+impl<A, const D: usize> Gradient<'_, A, D> {
+    /// The same, added to what is there.
+    fn added(&mut self) -> Gradient<'_, A, D> {
+        Gradient::add(self.to.reborrow())
+    }
+}
+
 /// The gradients that a backward pass computes: those that are present. All are in the accumulator's type, f32 for f16 and
 /// bf16. `D` is the number of axes of x: 2, or 3 for a shared context and for all pairs; `Z` that of z: 2, or 3 for all pairs.
 #[derive(Debug)]
@@ -184,6 +198,35 @@ impl<T: Element, const D: usize, const Z: usize> Wanted<'_, T, D, Z> {
             },
             saved: self.saved,
         }
+    }
+
+    /// A shorter borrow of the gradients of weights, all of them added to what is there.
+    pub(crate) fn added(&mut self) -> Wanted<'_, T, D, Z> {
+        fn of<'b, A, const D: usize>(to: &'b mut Option<Gradient<'_, A, D>>) -> Option<Gradient<'b, A, D>> {
+            to.as_mut().map(Gradient::added)
+        }
+        let WantedFactors { a, b, c, lambda } = &mut self.cp;
+        Wanted {
+            w: of(&mut self.w),
+            u: of(&mut self.u),
+            v: of(&mut self.v),
+            b: of(&mut self.b),
+            cp: WantedFactors { a: of(a), b: of(b), c: of(c), lambda: of(lambda) },
+            ..Wanted::default()
+        }
+    }
+
+    /// Zeros in the gradients of weights that are to be written.
+    pub(crate) fn zero(&mut self) {
+        fn zero<A: Element, const D: usize>(to: &mut Option<Gradient<'_, A, D>>) {
+            if let Some(Gradient { to, add: false }) = to {
+                crate::cpu::fill_zero(to);
+            }
+        }
+        let WantedFactors { a, b, c, lambda } = &mut self.cp;
+        zero(&mut self.w);
+        [&mut self.u, &mut self.v, a, b, c].into_iter().for_each(zero);
+        [&mut self.b, lambda].into_iter().for_each(zero);
     }
 
     /// Where the destinations are.

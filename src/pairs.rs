@@ -4,6 +4,25 @@ use crate::error::check;
 use crate::interaction::limit;
 use crate::{Element, Error, Gradients, Interaction, Plan, Result, Tensor, View, ViewMut, Wanted, dispatch};
 
+/// How [`Interaction::forward_pairs_reduced`] takes its problems together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    /// Their sum.
+    Sum,
+    /// Their sum by their number.
+    Mean,
+}
+
+impl Reduction {
+    pub(crate) fn scale(self, problems: usize) -> f64 {
+        match self {
+            Reduction::Sum => 1.0,
+            // Nothing is scaled where there is nothing.
+            Reduction::Mean => 1.0 / problems.max(1) as f64,
+        }
+    }
+}
+
 impl<T: Element> Interaction<'_, T> {
     /// All pairs: y [P, S, T, K] where in each of P problems every one of the S rows of `z` [P, S, I] meets every one of the T
     /// rows of `x` [P, T, J]: y\[p,s,t,·\] = M(x\[p,t\], z\[p,s\]).
@@ -102,6 +121,107 @@ impl<T: Element> Interaction<'_, T> {
         dispatch::backward_pairs(self, z, x, g, wanted)
     }
 
+    /// All pairs, summed over the problems: y [S, T, K] = Σₘ z\[m,s\]ᵀ W x\[m,t\] + b of `z` [M, S, I] and `x` [M, T, J], or the mean
+    /// in place of the sum. b is added once.
+    ///
+    /// This is the outer-product mean by which AlphaFold 2 makes pairs of residues of an alignment's M sequences (Jumper et al.,
+    /// Nature 2021, algorithm 10). Neither Σₘ z⊗x nor zᵀW exists but in blocks that fit in cache: either is formed, what is
+    /// cheaper. Errors: [`Error::Shape`] and those of allocation; [`Error::Unsupported`] of a layer with U or V, and on a CUDA device.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use trilinear::{Interaction, Reduction, View};
+    ///
+    /// let w = [1.0f32, 0.0, 0.0, 1.0];
+    /// let layer = Interaction::dense(View::new(&w, [1, 2, 2])?)?;
+    /// let (z, x) = ([1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 10.0, 10.0]); // two problems of one pair
+    /// let (z, x) = (View::new(&z, [2, 1, 2])?, View::new(&x, [2, 1, 2])?);
+    /// assert_eq!(layer.forward_pairs_reduced(z, x, Reduction::Sum)?.as_slice(), [73.0]);
+    /// assert_eq!(layer.forward_pairs_reduced(z, x, Reduction::Mean)?.as_slice(), [36.5]);
+    /// # Ok::<(), trilinear::Error>(())
+    /// ```
+    pub fn forward_pairs_reduced(
+        &self,
+        z: View<'_, T, 3>,
+        x: View<'_, T, 3>,
+        reduction: Reduction,
+    ) -> Result<Tensor<T, 3>> {
+        self.check_reduced(&z, &x)?;
+        let mut y = Tensor::zeros([z.shape()[1], x.shape()[1], self.k])?;
+        self.forward_pairs_reduced_into(z, x, reduction, y.view_mut())?;
+        Ok(y)
+    }
+
+    /// [`forward_pairs_reduced`](Self::forward_pairs_reduced) into `y` [S, T, K]. After the first call with a shape it allocates
+    /// nothing. Errors: as [`forward_pairs_reduced`](Self::forward_pairs_reduced).
+    pub fn forward_pairs_reduced_into(
+        &self,
+        z: View<'_, T, 3>,
+        x: View<'_, T, 3>,
+        reduction: Reduction,
+        y: ViewMut<'_, T, 3>,
+    ) -> Result<()> {
+        self.check_reduced(&z, &x)?;
+        check("y", "rows of z", z.shape()[1], y.shape()[0])?;
+        check("y", "rows of x", x.shape()[1], y.shape()[1])?;
+        check("y", "outputs", self.k, y.shape()[2])?;
+        dispatch::forward_pairs_reduced(self, z, x, y, reduction.scale(z.shape()[0]))
+    }
+
+    /// The gradients of [`forward_pairs_reduced`](Self::forward_pairs_reduced) for the gradient `g` [S, T, K] of its result: dz
+    /// [M, S, I], dx [M, T, J], and those of the weights. Errors: as [`forward_pairs_reduced`](Self::forward_pairs_reduced).
+    pub fn backward_pairs_reduced(
+        &self,
+        z: View<'_, T, 3>,
+        x: View<'_, T, 3>,
+        reduction: Reduction,
+        g: View<'_, T, 3>,
+    ) -> Result<Gradients<T, 3, 3>> {
+        self.check_backward_reduced(&z, &x, &g)?;
+        let mut gradients = Gradients::zeros(self, z.shape(), x.shape())?;
+        self.backward_pairs_reduced_into(z, x, reduction, g, gradients.wanted())?;
+        Ok(gradients)
+    }
+
+    /// The gradients of [`forward_pairs_reduced`](Self::forward_pairs_reduced) that are `wanted`. Errors: as
+    /// [`backward_pairs_into`](Self::backward_pairs_into), and [`Error::Unsupported`] for those of U and V.
+    pub fn backward_pairs_reduced_into(
+        &self,
+        z: View<'_, T, 3>,
+        x: View<'_, T, 3>,
+        reduction: Reduction,
+        g: View<'_, T, 3>,
+        wanted: Wanted<'_, T, 3, 3>,
+    ) -> Result<()> {
+        self.check_backward_reduced(&z, &x, &g)?;
+        if wanted.saved.is_some() {
+            return Err(Error::Unsupported { what: "saved activations of all pairs" });
+        }
+        if wanted.u.is_some() || wanted.v.is_some() {
+            return Err(LINEAR);
+        }
+        wanted.check(self, z.shape(), x.shape())?;
+        dispatch::backward_pairs_reduced(self, z, x, g, wanted, reduction.scale(z.shape()[0]))
+    }
+
+    pub(crate) fn check_reduced(&self, z: &View<'_, T, 3>, x: &View<'_, T, 3>) -> Result<()> {
+        self.check_pairs(z, x)?;
+        if self.u.is_some() || self.v.is_some() { Err(LINEAR) } else { Ok(()) }
+    }
+
+    pub(crate) fn check_backward_reduced(
+        &self,
+        z: &View<'_, T, 3>,
+        x: &View<'_, T, 3>,
+        g: &View<'_, T, 3>,
+    ) -> Result<()> {
+        self.check_reduced(z, x)?;
+        check("g", "rows of z", z.shape()[1], g.shape()[0])?;
+        check("g", "rows of x", x.shape()[1], g.shape()[1])?;
+        check("g", "outputs", self.k, g.shape()[2])
+    }
+
     pub(crate) fn check_backward_pairs(
         &self,
         z: &View<'_, T, 3>,
@@ -123,3 +243,5 @@ impl<T: Element> Interaction<'_, T> {
         limit(problems.max(s).max(t))
     }
 }
+
+const LINEAR: Error = Error::Unsupported { what: "linear terms of pairs that are summed over problems" };

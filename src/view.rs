@@ -383,6 +383,34 @@ impl<'a, T> View<'a, T, 2> {
     }
 }
 
+impl<'a, T> View<'a, T, 4> {
+    /// The tensors along the first axis, in order.
+    pub fn unstack(self) -> impl ExactSizeIterator<Item = View<'a, T, 3>> {
+        let ([len, a, b, c], [step, sa, sb, sc]) = (self.shape, self.strides);
+        (0..len).map(move |index| View {
+            ptr: self.ptr.wrapping_offset((index as isize).wrapping_mul(step)),
+            shape: [a, b, c],
+            strides: [sa, sb, sc],
+            place: self.place,
+            memory: PhantomData,
+        })
+    }
+}
+
+impl<'a, T> ViewMut<'a, T, 4> {
+    /// The tensors along the first axis, in order: no two of them share an element.
+    pub fn unstack(self) -> impl ExactSizeIterator<Item = ViewMut<'a, T, 3>> {
+        let ([len, a, b, c], [step, sa, sb, sc]) = (self.shape, self.strides);
+        (0..len).map(move |index| ViewMut {
+            ptr: self.ptr.wrapping_offset((index as isize).wrapping_mul(step)),
+            shape: [a, b, c],
+            strides: [sa, sb, sc],
+            place: self.place,
+            memory: PhantomData,
+        })
+    }
+}
+
 impl<'a, T> View<'a, T, 3> {
     /// The matrix at this index of the first axis, which the caller knows to be there.
     pub(crate) fn matrix(self, index: usize) -> View<'a, T, 2> {
@@ -503,6 +531,14 @@ impl<'a, T, const D: usize> ViewMut<'a, T, D> {
 }
 
 impl<'a, T> ViewMut<'a, T, 2> {
+    /// Rows from `first` on, so many of them, which the caller knows to be there.
+    pub(crate) fn slice_rows(mut self, (first, rows): (usize, usize)) -> Self {
+        debug_assert!(first + rows <= self.shape[0]);
+        self.ptr = self.ptr.wrapping_offset((first as isize).wrapping_mul(self.strides[0]));
+        self.shape[0] = rows;
+        self
+    }
+
     /// A slice as a batch of one row.
     #[inline]
     pub fn row(data: &'a mut [T]) -> Self {

@@ -29,9 +29,13 @@ pub(super) const GENERATED: usize = 1 << 18;
 /// Rows of z in a task, a multiple of every level's NR: packing a strip of W costs about two cycles for each step of depth, using
 /// it one for each row.
 pub(super) const ROWS: usize = 192;
+/// Rows of z that a task should have at least.
+const SOME_ROWS: usize = 48;
 /// Rows of z below which tasks are not cut for the sake of threads, times NR.
 const FEW_TILES: usize = 2;
-/// Bytes of packed weights that a call may keep.
+/// Rows of z in all from which on packing W once costs less than reading it in place, ...
+const MANY_ROWS: usize = 512;
+/// ... and bytes of packed weights that a call may keep.
 const PACKED_BYTES: usize = 4 << 20;
 
 /// Operands, whose sizes agree.
@@ -143,29 +147,36 @@ impl<'a, T: Kernels> Pairs<'a, T> {
     /// y on so many threads.
     pub(crate) fn forward(&self, y: To<T>, threads: usize) -> Result<()> {
         if self.prefers_swap() {
-            return self.swap().contract_z(y.swap(), threads);
+            return self.swap().contract_z(y.swap(), threads, None);
         }
-        self.contract_z(y, threads)
+        self.contract_z(y, threads, None)
     }
 
-    fn contract_z(&self, y: To<T>, threads: usize) -> Result<()> {
-        let blocks = Blocks::new(self, threads);
-        let [p, s, _, k] = self.sizes;
+    /// y by contracting z first; with a scale the sum of all problems' times that, and b.
+    pub(super) fn contract_z(&self, y: To<T>, threads: usize, scale: Option<T::Acc>) -> Result<()> {
+        let blocks = Blocks::new(self, threads, scale.is_some());
+        let [p, s, t, k] = self.sizes;
         scratch::with([blocks.packed], |[packed]| {
             let weights = Weights::new(self, if blocks.packed > 0 { packed } else { std::ptr::null_mut() });
             let shared = Shared::new(y.first);
-            let cuts = [p.div_ceil(blocks.pb), s.div_ceil(blocks.sb), k.div_ceil(blocks.kb)];
+            let (outer, each) = if scale.is_some() { (t, blocks.tb) } else { (p, blocks.pb) };
+            let cuts = [outer.div_ceil(each), s.div_ceil(blocks.sb), k.div_ceil(blocks.kb)];
             parallel::run(threads, cuts.iter().product(), |index| {
                 let (rest, k0) = (index % (cuts[0] * cuts[1]), index / (cuts[0] * cuts[1]) * blocks.kb);
-                let (p0, s0) = (rest / cuts[1] * blocks.pb, rest % cuts[1] * blocks.sb);
-                let problems = (p0, blocks.pb.min(p - p0));
+                let (first, s0) = (rest / cuts[1] * each, rest % cuts[1] * blocks.sb);
+                let part = (first, each.min(outer - first));
                 let (s, k) = ((s0, blocks.sb.min(s - s0)), (k0, blocks.kb.min(k - k0)));
                 scratch::with(blocks.lengths, |scratch| {
                     let task = Task { pairs: self, blocks: &blocks, weights: &weights, k, scratch };
                     let y = To { first: shared.get(), ..y };
                     // SAFETY: the scratch has the lengths that `Blocks` computed for these blocks, the operands' shapes
                     // agree, and no other task writes these rows and outputs.
-                    unsafe { task.run(problems, s, y) };
+                    unsafe {
+                        match scale {
+                            None => task.run(part, s, y),
+                            Some(scale) => task.reduce(part, s, y, scale),
+                        }
+                    }
                     Ok(())
                 })
             })
@@ -181,6 +192,8 @@ pub(crate) struct Blocks {
     sb: usize,
     /// Outputs.
     kb: usize,
+    /// Rows of x whose sums are kept: a tile, or if all problems are summed as many as fit.
+    tb: usize,
     /// Distance between rows of W′, and between rows of b′.
     ld: usize,
     bias_ld: usize,
@@ -194,20 +207,23 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    pub(crate) fn new<T: Kernels>(p: &Pairs<'_, T>, threads: usize) -> Blocks {
-        let ([problems, s, _, k], [_, _, i], depth) = (p.sizes, p.z.shape(), p.depth());
+    pub(crate) fn new<T: Kernels>(p: &Pairs<'_, T>, threads: usize, reduced: bool) -> Blocks {
+        let ([problems, s, t, k], [_, _, i], depth) = (p.sizes, p.z.shape(), p.depth());
         let (mr, nr, kc) = (p.table.mr, p.table.nr, p.caches.kc(p.table));
         let ld = depth.next_multiple_of(mr) + 16;
         let most = (GENERATED / ld).max(1);
-        let rows = most.min(ROWS);
         let wanted = if threads > 1 { 4 * threads } else { 1 };
+        // As many outputs as leave room for some rows, in whole vectors, by which they are written.
+        let kb = part(k, (most / SOME_ROWS).max(1), p.table.lanes.min((most / SOME_ROWS).max(1))).max(1);
+        let rows = (most / kb).clamp(1, ROWS);
         // Whole problems if they are many and small, else parts of one; fewer rows for the sake of threads.
-        let even = flat(p.z.shape(), p.z.strides());
-        let pb = if even && s > 0 { (rows / s).clamp(1, problems.div_ceil(wanted).max(1)) } else { 1 };
+        let (even, apart) = (flat(p.z.shape(), p.z.strides()), if reduced { 1 } else { problems });
+        let pb = if even && s > 0 && !reduced { (rows / s).clamp(1, problems.div_ceil(wanted).max(1)) } else { 1 };
         let pb = part(problems, pb, 1).max(1);
-        let least = s.div_ceil(wanted.div_ceil(problems.div_ceil(pb).max(1))).max(FEW_TILES * nr);
+        let least = s.div_ceil(wanted.div_ceil(apart.div_ceil(pb).max(1))).max(FEW_TILES * nr);
         let sb = if pb > 1 { s } else { part(s, rows.min(least), 1).max(1) };
-        let kb = part(k, (most / (pb * sb)).max(1), 1).max(1);
+        let most = if reduced { (GENERATED / (sb * kb)).max(mr) } else { mr };
+        let tb = part(t, most, mr).next_multiple_of(mr).max(mr);
         let bias_ld = kb.next_multiple_of(mr) + 16;
         let strips = |len: usize| len.next_multiple_of(mr);
         let packed = match p.core {
@@ -215,9 +231,10 @@ impl Blocks {
             Core::Cp { .. } => i.saturating_mul(strips(depth)),
             _ => 0,
         };
-        let few = problems.saturating_mul(s) <= IN_PLACE_ROWS;
+        let all = problems.saturating_mul(s);
         let fits = packed.saturating_mul(size_of::<T::Acc>()) <= PACKED_BYTES;
-        let packed = if fits && !few { packed } else { 0 };
+        let packed = if fits && all >= MANY_ROWS { packed } else { 0 };
+        let few = all <= IN_PLACE_ROWS;
         let (cp, linear) = (matches!(p.core, Core::Cp { .. }), !p.is_dense() && p.v.is_some());
         let when = |used: bool, len: usize| if used { len } else { 0 };
         let rows = pb * sb;
@@ -228,19 +245,19 @@ impl Blocks {
             when(cp, ld),
             rows * bias_ld,
             kc * mr,
-            sb * kb * mr,
+            sb * kb * tb,
             when(linear, kb * mr),
             when(cp, depth * mr),
             kc * mr,
             rows.max(ROWS) * mr,
             (rows.max(ROWS) * (kc + 16)).max(kc * (ROWS + 16)),
         ];
-        Blocks { pb, sb, kb, ld, bias_ld, kc, few, packed, lengths }
+        Blocks { pb, sb, kb, tb, ld, bias_ld, kc, few, packed, lengths }
     }
 }
 
 /// The weights that z is multiplied by, W or B: packed for the whole call where they fit.
-struct Weights<'a, T: Kernels> {
+pub(super) struct Weights<'a, T: Kernels> {
     packed: *const T::Acc,
     core: Core<'a, T>,
     mr: usize,
@@ -286,12 +303,12 @@ impl<'a, T: Kernels> Weights<'a, T> {
     }
 }
 
-struct Task<'a, T: Kernels> {
-    pairs: &'a Pairs<'a, T>,
-    blocks: &'a Blocks,
-    weights: &'a Weights<'a, T>,
-    k: Part,
-    scratch: [*mut T::Acc; 12],
+pub(super) struct Task<'a, T: Kernels> {
+    pub(super) pairs: &'a Pairs<'a, T>,
+    pub(super) blocks: &'a Blocks,
+    pub(super) weights: &'a Weights<'a, T>,
+    pub(super) k: Part,
+    pub(super) scratch: [*mut T::Acc; 12],
 }
 
 impl<T: Kernels> Task<'_, T> {
@@ -300,19 +317,19 @@ impl<T: Kernels> Task<'_, T> {
         unsafe {
             self.generate(rows_of(self.pairs.z, problems, s));
             for p in 0..problems.1 {
-                for tile in self.tiles() {
+                for tile in self.tiles((0, self.pairs.sizes[2])) {
                     let sums = self.scratch[6];
-                    self.meet(problems.0 + p, p * s.1, s.1, tile, sums);
+                    self.meet(problems.0 + p, p * s.1, s.1, tile, sums, true);
                     self.write((problems.0 + p, s), tile, sums, y);
                 }
             }
         }
     }
 
-    /// Tiles of rows of x.
-    fn tiles(&self) -> impl Iterator<Item = Output<T>> + use<T> {
-        let (table, t, k, sums) = (self.pairs.table, self.pairs.sizes[2], self.k, self.scratch[7]);
-        (0..t).step_by(table.mr).map(move |t0| Output { table, n: (t0, table.mr.min(t - t0)), k, sums })
+    /// Tiles of these rows of x.
+    pub(super) fn tiles(&self, t: Part) -> impl Iterator<Item = Output<T>> + use<T> {
+        let (table, end, k, sums) = (self.pairs.table, t.0 + t.1, self.k, self.scratch[7]);
+        (t.0..end).step_by(table.mr).map(move |t0| Output { table, n: (t0, table.mr.min(end - t0)), k, sums })
     }
 
     fn product(&self) -> Product<T> {
@@ -321,7 +338,7 @@ impl<T: Kernels> Task<'_, T> {
     }
 
     /// W′ and b′ of rows of z.
-    unsafe fn generate(&self, z: View<'_, T, 2>) {
+    pub(super) unsafe fn generate(&self, z: View<'_, T, 2>) {
         let (p, table, ld, bias_ld, (k0, outs)) = (self.pairs, self.pairs.table, self.blocks.ld, self.blocks.bias_ld, self.k);
         let [generated, components, scaled, lambda, bias, ..] = self.scratch;
         let (rows, product) = (z.shape()[0], self.product());
@@ -355,6 +372,7 @@ impl<T: Kernels> Task<'_, T> {
                 }
                 return;
             }
+            let Core::Dense(w) = p.core else { return };
             for k in 0..outs {
                 let Some(lanes) = self.weights.of(k0 + k) else { return };
                 let to = Target::scratch(generated.add(k * ld), outs * ld);
@@ -365,13 +383,60 @@ impl<T: Kernels> Task<'_, T> {
                     }
                     epilogue = Epilogue::Add;
                 }
-                product.run(Cube::matrix(z), lanes, block, to, epilogue);
+                let w = w.matrix(k0 + k);
+                if T::IN_PLACE && w.strides()[1] == 1 && self.weights.packed.is_null() {
+                    self.read_ahead(&product, z, w, to, epilogue);
+                } else {
+                    product.run(Cube::matrix(z), lanes, block, to, epilogue);
+                }
             }
         }
     }
 
-    /// Sums of the rows (s, k) from the `row`-th of z on with a tile of rows of x.
-    unsafe fn meet(&self, problem: usize, row: usize, s: usize, rows: Output<T>, sums: *mut T::Acc) {
+    /// W′ of an output like [`Product::run`], whose strips of W are read in place, the next one asked for in advance.
+    unsafe fn read_ahead(
+        &self,
+        product: &Product<T>,
+        z: View<'_, T, 2>,
+        w: View<'_, T, 2>,
+        to: Target<T::Acc>,
+        mut epilogue: Epilogue,
+    ) {
+        let (table, rows, [_, columns]) = (product.table, z.shape()[0], w.shape());
+        for i in parts(w.shape()[0], product.kc, table.lanes) {
+            // SAFETY: see `Pairs::contract_z`; W is contiguous accumulators along j.
+            unsafe {
+                let (b, _, b_stride) = Cube::matrix(z).stage(table, [(0, 1), (0, rows), i], product.staged, i.1 + 16);
+                for column in (0..columns).step_by(table.mr) {
+                    let left = columns - column;
+                    let (a, a_stride, vectors) = if left >= table.mr {
+                        let first = w.slice_rows(i).host_ptr().wrapping_add(column);
+                        (first.cast::<T::Acc>(), w.strides()[0], table.mr / table.lanes)
+                    } else {
+                        let vectors = Lanes::matrix(w).pack(table, i, (column, columns), product.strip);
+                        (product.strip.cast_const(), (vectors * table.lanes) as isize, vectors)
+                    };
+                    let fetch = if left > table.mr { Fetch::Lanes } else { Fetch::Nothing };
+                    let (out, out_stride) = (std::ptr::null_mut(), 0);
+                    let gemm =
+                        Gemm { a, a_stride, vectors, b, b_stride, b_step: 1, rows, depth: i.1, out, out_stride, epilogue, fetch };
+                    product.store(&gemm, left, to.offset(0, column), epilogue);
+                }
+            }
+            epilogue = Epilogue::Add;
+        }
+    }
+
+    /// Sums of the rows (s, k) from the `row`-th of z on with a tile of rows of x: begun, or added to.
+    pub(super) unsafe fn meet(
+        &self,
+        problem: usize,
+        row: usize,
+        s: usize,
+        rows: Output<T>,
+        sums: *mut T::Acc,
+        begun: bool,
+    ) {
         let (p, table, blocks, outs) = (self.pairs, self.pairs.table, self.blocks, self.k.1);
         let [generated, _, _, _, _, panel, _, linear, components, _, _, staged] = self.scratch;
         let x = p.x.matrix(problem);
@@ -381,7 +446,8 @@ impl<T: Kernels> Task<'_, T> {
         // SAFETY: see `Pairs::contract_z`.
         unsafe {
             let Some(tile) = rows.tiles().next() else { return };
-            let meet = |a: *const T::Acc, (d0, depth): Part| {
+            let mut epilogue = if begun { Epilogue::Set } else { Epilogue::Add };
+            let mut meet = |a: *const T::Acc, (d0, depth): Part| {
                 (table.arithmetic.gemm)(&Gemm {
                     a,
                     a_stride: tile.width as isize,
@@ -393,24 +459,23 @@ impl<T: Kernels> Task<'_, T> {
                     depth,
                     out: sums,
                     out_stride: tile.width,
-                    epilogue: Epilogue::Add,
+                    epilogue,
                     fetch: Fetch::Rows,
                 });
+                epilogue = Epilogue::Add;
             };
-            let x_parts = || parts(p.x.shape()[2], blocks.kc, table.lanes).filter(|part| part.1 > 0);
             if p.is_dense() {
-                self.start(row, s, tile, None, sums);
-                for j in x_parts() {
+                for j in parts(p.x.shape()[2], blocks.kc, table.lanes) {
                     rows.pack(x, j, panels);
                     meet(panel, j);
                 }
-                return;
+                return self.finish(row, s, tile, None, sums);
             }
             if p.v.is_some() {
                 rows.set(None);
             }
             std::slice::from_raw_parts_mut(components, p.depth() * tile.width).fill(T::Acc::default());
-            for j in x_parts() {
+            for j in parts(p.x.shape()[2], blocks.kc, table.lanes).filter(|part| part.1 > 0) {
                 rows.pack(x, j, panels);
                 if let Some(v) = p.v {
                     rows.add_product(Cube::matrix(v), j, panels, blocks.kc, staging);
@@ -419,16 +484,20 @@ impl<T: Kernels> Task<'_, T> {
                     project(table, c, j, (panel, tile), staged, components);
                 }
             }
-            self.start(row, s, tile, p.v.map(|_| linear), sums);
-            for r in parts(p.depth(), blocks.kc, table.lanes).filter(|part| part.1 > 0) {
+            // Without W there is no depth, and the sums of nothing are zeros.
+            for r in parts(p.depth(), blocks.kc, table.lanes) {
                 meet(components.add(r.0 * tile.width), r);
             }
+            self.finish(row, s, tile, p.v.map(|_| linear), sums);
         }
     }
 
-    /// Sums of a tile before W is in them: b′, and xVᵀ where W′ does not have V.
-    unsafe fn start(&self, row: usize, s: usize, tile: Tile, linear: Option<*mut T::Acc>, sums: *mut T::Acc) {
-        let (bias, outs) = (self.scratch[4], self.k.1);
+    /// Sums of a tile with what is not in W′: b′, and xVᵀ.
+    unsafe fn finish(&self, row: usize, s: usize, tile: Tile, linear: Option<*mut T::Acc>, sums: *mut T::Acc) {
+        let (bias, outs, p) = (self.scratch[4], self.k.1, self.pairs);
+        if p.b.is_none() && p.u.is_none() && linear.is_none() {
+            return;
+        }
         for s in 0..s {
             for k in 0..outs {
                 // SAFETY: see `Pairs::contract_z`.
@@ -436,10 +505,10 @@ impl<T: Kernels> Task<'_, T> {
                     let value = *bias.add((row + s) * self.blocks.bias_ld + k);
                     let sums = std::slice::from_raw_parts_mut(sums.add((s * outs + k) * tile.width), tile.width);
                     match linear {
-                        None => sums.fill(value),
+                        None => sums.iter_mut().for_each(|sum| *sum += value),
                         Some(linear) => {
                             let linear = std::slice::from_raw_parts(linear.add(k * tile.width), tile.width);
-                            sums.iter_mut().zip(linear).for_each(|(sum, &term)| *sum = value + term);
+                            sums.iter_mut().zip(linear).for_each(|(sum, &term)| *sum += value + term);
                         }
                     }
                 }
@@ -448,7 +517,7 @@ impl<T: Kernels> Task<'_, T> {
     }
 
     /// Sums of a tile to y.
-    unsafe fn write(&self, (problem, s): (usize, Part), rows: Output<T>, sums: *mut T::Acc, y: To<T>) {
+    pub(super) unsafe fn write(&self, (problem, s): (usize, Part), rows: Output<T>, sums: *mut T::Acc, y: To<T>) {
         let ([sp, ss, st, sk], outs) = (y.strides, self.k.1);
         let Some(tile) = rows.tiles().next() else { return };
         let offset = |s: usize, k: usize| {
@@ -475,6 +544,20 @@ impl<T: Kernels> Task<'_, T> {
             }
         }
     }
+}
+
+/// y [S, T, K] = b, or 0.
+pub(crate) fn fill<T: Kernels>(y: To<T>, [s, t, k]: [usize; 3], b: Option<View<'_, T, 1>>) -> Result<()> {
+    let [_, ss, st, sk] = y.strides;
+    for k in 0..k {
+        let value = T::from_acc(b.and_then(|b| b.get([k])).map_or(T::Acc::default(), T::to_acc));
+        for (s, t) in (0..s).flat_map(|s| (0..t).map(move |t| (s, t))) {
+            let offset = (s as isize).wrapping_mul(ss).wrapping_add((t as isize).wrapping_mul(st));
+            // SAFETY: an element of y.
+            unsafe { *y.first.wrapping_offset(offset.wrapping_add((k as isize).wrapping_mul(sk))) = value };
+        }
+    }
+    Ok(())
 }
 
 /// λ ⊙ A, rows `ld` apart.

@@ -215,7 +215,7 @@ pub(crate) fn plan_pairs<T: Element>(layer: &Interaction<'_, T>, sizes @ [p, s, 
     let scratch = if empty { 0 } else {
         let pairs = pairs::Pairs::new(needed, &context, input(s, needed.i)?, input(t, needed.j)?)?;
         let pairs = if pairs.prefers_swap() { pairs.swap() } else { pairs };
-        let blocks = pairs::Blocks::new(&pairs, threads);
+        let blocks = pairs::Blocks::new(&pairs, threads, false);
         size::<T>(&blocks.lengths).saturating_add(size::<T>(&[blocks.packed]))
     };
     let bytes = bytes(layer, sum([&[p, s, layer.i], &[p, t, layer.j], &[p, s, t, layer.k]]));

@@ -32,8 +32,8 @@ impl Drop for Buffer {
 }
 
 thread_local! {
-    /// One buffer for a call, one for a task that the same thread runs inside it.
-    static BUFFERS: [Cell<Option<Buffer>>; 2] = const { [Cell::new(None), Cell::new(None)] };
+    /// One buffer for a call, one for a task that the same thread runs inside it; the same again where a task makes calls.
+    static BUFFERS: [Cell<Option<Buffer>>; 4] = const { [const { Cell::new(None) }; 4] };
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 

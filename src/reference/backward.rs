@@ -93,7 +93,7 @@ pub fn backward<T: Element>(
 ) -> Result<Gradients> {
     layer.check_backward(&z, &x, &g)?;
     let groups = x.shape()[0];
-    Batch { groups, rows: 1, pairs: false, sharing: 1, z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
+    Batch { groups, rows: 1, pairs: false, sharing: 1, of_x: groups, z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
 }
 
 /// The gradients of a shared context for the gradient `g` [G, M, K] of its result. Shapes and errors as
@@ -106,7 +106,7 @@ pub fn backward_shared<T: Element>(
 ) -> Result<Gradients> {
     layer.check_backward_shared(&z, &x, &g)?;
     let [groups, rows, _] = x.shape();
-    Batch { groups, rows, pairs: false, sharing: 1, z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
+    Batch { groups, rows, pairs: false, sharing: 1, of_x: groups.saturating_mul(rows), z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
 }
 
 /// The gradients of all pairs for the gradient `g` [P, S, T, K] of their result: dz as [P·S, I], dx as [P·T, J]. Shapes and errors
@@ -119,8 +119,8 @@ pub fn backward_pairs<T: Element>(
 ) -> Result<Gradients> {
     layer.check_backward_pairs(&z, &x, &g)?;
     let [problems, s, rows, _] = g.shape();
-    let groups = problems.saturating_mul(s);
-    Batch { groups, rows, pairs: true, sharing: s, z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
+    let (groups, of_x) = (problems.saturating_mul(s), problems.saturating_mul(rows));
+    Batch { groups, rows, pairs: true, sharing: s, of_x, z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
 }
 
 /// Weights as f64, and sizes.
@@ -182,6 +182,8 @@ struct Batch {
     pairs: bool,
     /// S; of anything but all pairs 1.
     sharing: usize,
+    /// Rows of x in all.
+    of_x: usize,
     z: Matrix,
     x: Matrix,
     g: Matrix,
@@ -196,7 +198,7 @@ impl Batch {
             Ok([
                 Matrix::new([n, cp.r], |n, r| sum(k, |k| self.g.at(n, k) * cp.a.at(k, r)))?,
                 Matrix::new([self.groups, cp.r], |group, r| sum(i, |i| self.z.at(group, i) * cp.b.at(i, r)))?,
-                Matrix::new([self.rows_of_x(), cp.r], |row, r| sum(j, |j| self.x.at(row, j) * cp.c.at(j, r)))?,
+                Matrix::new([self.of_x, cp.r], |row, r| sum(j, |j| self.x.at(row, j) * cp.c.at(j, r)))?,
             ])
         };
         let parts = layer.cp.as_ref().map(parts).transpose()?;
@@ -227,7 +229,7 @@ impl Batch {
         let dx = |row: usize, j: usize| sum(self.sharing, |s| dx(self.pair(row, s), j));
         Ok(Gradients {
             z: reference([self.groups, i], z_depth, |group, i| sum(self.rows, |m| of_row(group * self.rows + m, i)))?,
-            x: reference([self.rows_of_x(), j], x_depth, dx)?,
+            x: reference([self.of_x, j], x_depth, dx)?,
             w: reference([k.saturating_mul(i), j], n + 3, |row, j| {
                 sum(n, |n| g(n, row / i) * z(n, row % i) * x(n, j))
             })?,
@@ -264,10 +266,6 @@ impl Batch {
         n / (self.rows * self.sharing) * self.rows + n % self.rows
     }
 
-    fn rows_of_x(&self) -> usize {
-        if self.sharing == 0 { 0 } else { self.groups / self.sharing * self.rows }
-    }
-
     /// The row of g of a row of x and the `s`-th row of z that meets it.
     fn pair(&self, row: usize, s: usize) -> usize {
         (row / self.rows * self.sharing + s) * self.rows + row % self.rows
@@ -288,7 +286,7 @@ impl Batch {
 
     /// Those of dB, dC and dλ without J, I and both, and the products.
     fn factor_depths(&self, k: usize) -> [usize; 3] {
-        let (n, of_x) = (self.groups * self.rows, self.rows_of_x());
+        let (n, of_x) = (self.groups * self.rows, self.of_x);
         let nested = n + k;
         if !self.pairs {
             return [nested; 3];

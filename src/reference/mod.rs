@@ -13,7 +13,7 @@ mod tangent;
 mod terms;
 
 pub use backward::{Factors, Gradients, backward, backward_generate, backward_pairs, backward_shared};
-pub use pairs::forward_pairs;
+pub use pairs::{backward_pairs_reduced, forward_pairs, forward_pairs_reduced};
 pub use tangent::tangent;
 
 use crate::interaction::Core;

@@ -1,8 +1,10 @@
 //! All pairs by their definition: each is a row of a batch.
 
+use super::backward::{Factors, Gradients, backward_pairs};
+use super::terms::{Matrix, reference, sum};
 use super::{Reference, depth, forward};
 use crate::view::elements;
-use crate::{Element, Interaction, Result, Tensor, View};
+use crate::{Element, Interaction, Reduction, Result, Tensor, View};
 
 /// y of all pairs, as [P·S·T, K]. Shapes and errors as [`Interaction::forward_pairs`].
 ///
@@ -31,5 +33,70 @@ pub fn forward_pairs<T: Element>(
         value: Tensor::from_vec(value, shape)?,
         magnitude: Tensor::from_vec(magnitude, shape)?,
         depth: depth(layer),
+    })
+}
+
+/// y of all pairs summed over the problems, as [S·T, K]. Shapes and errors as [`Interaction::forward_pairs_reduced`].
+///
+/// Its depth is that of [`forward`](super::forward) and M + 2 more: the sum over M, the scale, b.
+pub fn forward_pairs_reduced<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 3>,
+    x: View<'_, T, 3>,
+    reduction: Reduction,
+) -> Result<Reference> {
+    layer.check_reduced(&z, &x)?;
+    let ([problems, s, _], [_, t, _], k) = (z.shape(), x.shape(), layer.outputs());
+    let scale = reduction.scale(problems);
+    let exact = forward_pairs(&Interaction { b: None, ..*layer }, z, x)?;
+    let rows = s.saturating_mul(t);
+    let b = layer.b.map(Matrix::of).transpose()?;
+    let of = |values: &Tensor<f64, 2>, row: usize, k: usize| -> f64 {
+        let columns = values.shape()[1];
+        (0..problems).map(|m| values.as_slice()[(m * rows + row) * columns + k] * scale).sum()
+    };
+    let bias = |k: usize| b.as_ref().map_or(0.0, |b| b.at(0, k).value);
+    let mut result = reference([rows, k], depth(layer) + problems + 2, |row, k| {
+        (of(&exact.value, row, k) + bias(k)).into()
+    })?;
+    result.magnitude = reference([rows, k], 0, |row, k| (of(&exact.magnitude, row, k) + bias(k).abs()).into())?.value;
+    Ok(result)
+}
+
+/// Its gradients for `g` [S, T, K]: dz as [M·S, I], dx as [M·T, J]. Shapes and errors as [`Interaction::backward_pairs_reduced`].
+/// They are those of all pairs where every problem has the same g, times the scale.
+pub fn backward_pairs_reduced<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 3>,
+    x: View<'_, T, 3>,
+    reduction: Reduction,
+    g: View<'_, T, 3>,
+) -> Result<Gradients> {
+    layer.check_backward_reduced(&z, &x, &g)?;
+    let ([s, t, k], [ss, st, sk], problems) = (g.shape(), g.strides(), z.shape()[0]);
+    // SAFETY: the elements of g, again for each problem.
+    let all = unsafe { View::from_raw_parts(g.as_ptr(), [problems, s, t, k], [0, ss, st, sk]) };
+    let exact = backward_pairs(layer, z, x, all)?;
+    let scale = reduction.scale(problems);
+    let scaled = |of: Reference| -> Result<Reference> {
+        let times = |values: &Tensor<f64, 2>| {
+            Tensor::from_vec(values.as_slice().iter().map(|value| value * scale).collect(), values.shape())
+        };
+        Ok(Reference { value: times(&of.value)?, magnitude: times(&of.magnitude)?, depth: of.depth + 1 })
+    };
+    let g = Matrix::of(g)?;
+    Ok(Gradients {
+        z: scaled(exact.z)?,
+        x: scaled(exact.x)?,
+        w: scaled(exact.w)?,
+        u: scaled(exact.u)?,
+        v: scaled(exact.v)?,
+        b: reference([k, 1], s.saturating_mul(t) + 3, |k, _| sum(s * t, |row| g.at(row, k)))?,
+        cp: match exact.cp {
+            Some(Factors { a, b, c, lambda }) => {
+                Some(Factors { a: scaled(a)?, b: scaled(b)?, c: scaled(c)?, lambda: scaled(lambda)? })
+            }
+            None => None,
+        },
     })
 }

@@ -75,16 +75,29 @@ impl<T: Element> Data<T> {
         results: Results<'_, T>,
         saved: &mut Saved<T>,
     ) -> trilinear::Result<()> {
-        let Shape { n, rows, i, j, k, .. } = self.shape;
+        let Shape { n, rows, sharing, i, j, k, .. } = self.shape;
         let Operands { z, x, g, .. } = self.operands(set);
-        let (work, z) = (self.work, View::new(z, [n, i])?);
+        let work = self.work;
+        if sharing > 1 {
+            let (problems, y) = (n / sharing, [n / sharing, sharing, rows, k]);
+            let (z, x) = (View::new(z, [problems, sharing, i])?, View::new(x, [problems, rows, j])?);
+            if work.forward() {
+                layer.forward_pairs_into(z, x, ViewMut::new(&mut *results.y, y)?)?;
+            }
+            if work.backward() {
+                let wanted = wanted(work, self.shape, results, [problems, sharing, i], [problems, rows, j], None)?;
+                layer.backward_pairs_into(z, x, View::new(g, y)?, wanted)?;
+            }
+            return Ok(());
+        }
+        let z = View::new(z, [n, i])?;
         if rows > 1 {
             let x = View::new(x, [n, rows, j])?;
             if work.forward() {
                 layer.forward_shared_into(z, x, ViewMut::new(&mut *results.y, [n, rows, k])?)?;
             }
             if work.backward() {
-                let wanted = wanted(work, self.shape, results, [n, rows, j], None)?;
+                let wanted = wanted(work, self.shape, results, [n, i], [n, rows, j], None)?;
                 layer.backward_shared_into(z, x, View::new(g, [n, rows, k])?, wanted)?;
             }
             return Ok(());
@@ -95,7 +108,7 @@ impl<T: Element> Data<T> {
             if work.saved { layer.forward_saving_into(z, x, y, saved) } else { layer.forward_into(z, x, y) }?;
         }
         if work.backward() {
-            let wanted = wanted(work, self.shape, results, [n, j], work.saved.then_some(&*saved))?;
+            let wanted = wanted(work, self.shape, results, [n, i], [n, j], work.saved.then_some(&*saved))?;
             layer.backward_into(z, x, View::new(g, [n, k])?, wanted)?;
         }
         Ok(())
@@ -115,26 +128,32 @@ impl<T: Element> Data<T> {
 
     pub(crate) fn plan(&self, context: Context) -> trilinear::Result<Plan> {
         let layer = self.layer(0, context)?;
-        match self.shape.rows {
-            1 => layer.plan(self.shape.n),
-            rows => layer.plan_shared(self.shape.n, rows),
+        let Shape { n, rows, sharing, .. } = self.shape;
+        match (sharing, rows) {
+            (1, 1) => layer.plan(n),
+            (1, _) => layer.plan_shared(n, rows),
+            _ => layer.plan_pairs(n / sharing, sharing, rows),
         }
     }
 }
 
 /// The gradients that `work` asks for: written, so that what was there is not read.
-fn wanted<'a, T: Element, const D: usize>(
+fn wanted<'a, T: Element, const D: usize, const Z: usize>(
     work: Work,
     shape: Shape,
     results: Results<'a, T>,
+    z_shape: [usize; Z],
     x_shape: [usize; D],
     saved: Option<&'a Saved<T>>,
-) -> trilinear::Result<Wanted<'a, T, D>> {
+) -> trilinear::Result<Wanted<'a, T, D, Z>> {
     let Shape { n, i, j, k, r, .. } = shape;
     let (parts, r) = (work.parts(shape), r.unwrap_or(0));
     let tied = work.sums_inputs(shape);
-    let z = if parts.z { Some(Gradient::write(ViewMut::new(results.z, [n, i])?)) } else { None };
-    let (z, tied_z) = if tied { (None, z) } else { (z, None) };
+    let (z, tied_z) = match (parts.z, tied) {
+        (true, true) => (None, Some(Gradient::write(ViewMut::new(results.z, [n, i])?))),
+        (true, false) => (Some(Gradient::write(ViewMut::new(results.z, z_shape)?)), None),
+        (false, _) => (None, None),
+    };
     Ok(Wanted {
         z,
         tied: tied_z,

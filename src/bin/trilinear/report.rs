@@ -96,7 +96,7 @@ impl Row {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let Shape { n, rows, i, j, k, r } = self.case.shape;
+        let Shape { n, rows, sharing, i, j, k, r } = self.case.shape;
         let best = self.best_baseline();
         let baselines: Vec<Value> =
             self.baselines.iter().map(|(name, seconds)| json!({ "name": name, "seconds": seconds })).collect();
@@ -112,6 +112,7 @@ impl Row {
             "device": self.device.to_string(),
             "n": n,
             "rows": rows,
+            "sharing": sharing,
             "i": i,
             "j": j,
             "k": k,

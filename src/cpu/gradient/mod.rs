@@ -27,7 +27,7 @@ use crate::interaction::Core;
 use crate::{Context, Element, Interaction, Result, View};
 use cp::{Destinations, Factors, Side};
 use jobs::To;
-pub(crate) use pairs::backward_pairs;
+pub(crate) use pairs::{backward_pairs, backward_pairs_reduced};
 pub(crate) use shared::{backward_generate, backward_shared};
 use weights::Weights;
 

@@ -87,6 +87,32 @@ pub(crate) fn backward_pairs<T: Element>(
     of_x.run(call, dx.filter(|_| pairs.v.is_some()), dv.map(To::matrix), None)
 }
 
+/// The gradients of the sum of all problems' pairs times `scale`, and b, for `g` [S, T, K].
+pub(crate) fn backward_pairs_reduced<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 3>,
+    x: View<'_, T, 3>,
+    g: View<'_, T, 3>,
+    mut wanted: Wanted<'_, T, 3, 3>,
+    scale: f64,
+) -> Result<()> {
+    let ([s, t, k], [ss, st, sk]) = (g.shape(), g.strides());
+    // All problems have the same gradient, ...
+    // SAFETY: the elements of g, again for each problem.
+    let of = |problems: usize| unsafe { View::from_raw_parts(g.host_ptr(), [problems, s, t, k], [0, ss, st, sk]) };
+    // ... but b is there once.
+    if let Some(bias) = wanted.b.take() {
+        let context = layer.context()?;
+        let none = View::strided(&[], 0, [1, s, 0], [0; 3])?;
+        let table = T::table(context.capability());
+        let call = Call { table, kc: caches().kc(table), few: true, threads: 1 };
+        let given = Given { g: of(1), scale: T::Accumulator::from_f64(1.0) };
+        let side = super::pairs_linear::Side { input: none, weights: None, given };
+        side.run(call, None, None, Some(To::vector(bias)))?;
+    }
+    backward_pairs(layer, z, x, of(z.shape()[0]), wanted, scale)
+}
+
 /// The gradient of y [P, S, T, K], and what it is multiplied by.
 #[derive(Clone, Copy)]
 pub(super) struct Given<'a, T: Kernels> {
