@@ -51,9 +51,9 @@ fn main() -> Result<()> {
         test: std::env::args().any(|argument| argument == "--test"),
     };
     let mut all: Vec<(&str, Shape, bool)> =
-        SHAPES.iter().map(|&(name, [n, i, j, k, r])| (name, Shape { n, rows: 1, i, j, k, r: Some(r) }, true)).collect();
+        SHAPES.iter().map(|&(name, [n, i, j, k, r])| (name, Shape { n, rows: 1, sharing: 1, i, j, k, r: Some(r) }, true)).collect();
     all.extend(
-        PRESETS.iter().map(|p| (p.name, Shape { n: p.n, rows: p.rows, i: p.i, j: p.j, k: p.k, r: p.r }, p.dense)),
+        PRESETS.iter().map(|p| (p.name, Shape { n: p.n, rows: p.rows, sharing: p.sharing, i: p.i, j: p.j, k: p.k, r: p.r }, p.dense)),
     );
     for (name, shape, dense) in all {
         let full = Shape { r: None, ..shape };
@@ -88,13 +88,17 @@ impl Bench {
     /// Ours and the baselines on one shape, unless it is too large.
     fn case<T: Baselines>(&self, criterion: &mut Criterion, name: &str, shape: Shape) -> Result<()> {
         let Some(flops) = self.flops::<T>(Work::FORWARD, shape) else { return Ok(()) };
-        let Shape { n, rows, i, j, k, r } = shape;
-        let pass = if rows > 1 { "forward-shared" } else { "forward" };
+        let Shape { n, rows, sharing, i, j, k, r } = shape;
+        let pass = match (sharing, rows) {
+            (1, 1) => "forward",
+            (1, _) => "forward-shared",
+            _ => "forward-pairs",
+        };
         let form = if r.is_some() { "cp" } else { "dense" };
         let mut group = criterion.benchmark_group(format!("{pass}/{form}/{name}/cpu/{}", T::DTYPE));
         group.throughput(Throughput::Elements(flops)).sampling_mode(SamplingMode::Flat);
 
-        let (z, x) = (data::<T>(n * i), data::<T>(n * rows * j));
+        let (z, x) = (data::<T>(n * i), data::<T>(n / sharing * rows * j));
         // W, or its factors.
         let weights = match r {
             Some(r) => [data(k * r), data(i * r), data(j * r)],
@@ -107,6 +111,11 @@ impl Bench {
         let prepared = layer.prepare()?;
         for (id, layer) in [("trilinear", layer), ("trilinear-prepared", prepared.layer())] {
             measure(&mut group, id, || {
+                if sharing > 1 {
+                    let p = n / sharing;
+                    let (z, x) = (View::new(&z, [p, sharing, i])?, View::new(&x, [p, rows, j])?);
+                    return layer.forward_pairs_into(z, x, ViewMut::new(&mut y, [p, sharing, rows, k])?);
+                }
                 let z = View::new(&z, [n, i])?;
                 if rows > 1 {
                     layer.forward_shared_into(z, View::new(&x, [n, rows, j])?, ViewMut::new(&mut y, [n, rows, k])?)

@@ -8,22 +8,20 @@
 //!
 //! cargo run --release --example biaffine
 
-use trilinear::{DType, Interaction, Result, View, reference};
+use trilinear::{DType, Interaction, Result, View, ViewMut, reference};
 
 fn main() -> Result<()> {
     let (words, features) = (30, 100);
     let mut numbers = Numbers(3);
     let (dependents, heads) = (numbers.take(words * features), numbers.take(words * features));
     let (w, v) = (numbers.take(features * features), numbers.take(features));
-    let z = View::new(&dependents, [words, features])?;
+    // One sentence. A batch of P sentences of one length would be [P, words, features].
+    let z = View::new(&dependents, [1, words, features])?;
+    let x = View::new(&heads, [1, words, features])?;
     let layer = Interaction::dense(View::new(&w, [1, features, features])?)?.with_v(View::new(&v, [1, features])?)?;
-
-    // All pairs: each dependent is the context that all heads share. The heads are the same for every dependent, so the
-    // first axis of x is a broadcast one: [words, words, features] in the memory of [words, features].
-    let x = View::new(&heads, [1, words, features])?.broadcast(0, words)?;
-    let scores = layer.forward_shared(z, x)?;
-    assert_eq!(scores.shape(), [words, words, 1]);
-    println!("{} scores: {}", words * words, layer.plan_shared(words, words)?);
+    let scores = layer.forward_pairs(z, x)?;
+    assert_eq!(scores.shape(), [1, words, words, 1]);
+    println!("{} scores: {}", words * words, layer.plan_pairs(1, words, words)?);
 
     // Parsers often fold v into W instead: a feature that is always 1 is appended to z, and v becomes the last row of W
     // (I = features + 1; with a 1 on x too, U comes in the same way). A checkpoint of that form is used as it is.
@@ -35,27 +33,39 @@ fn main() -> Result<()> {
     let mut folded = w.clone();
     folded.extend_from_slice(&v);
     let folded = Interaction::dense(View::new(&folded, [1, features + 1, features])?)?;
-    let same = folded.forward_shared(View::new(&with_one, [words, features + 1])?, x)?;
+    let same = folded.forward_pairs(View::new(&with_one, [1, words, features + 1])?, x)?;
 
-    // Both are the definition, dependent by dependent. Folding makes the sum a little longer and so its bound wider.
-    let x = View::new(&heads, [words, features])?;
-    for d in 0..words {
-        let z = z.slice(0, d..d + 1)?.broadcast(0, words)?;
-        let exact = reference::forward(&layer, z, x)?;
-        let long = folded.z_features() * folded.x_features() + 3;
-        for h in 0..words {
-            let (value, magnitude) = (exact.value.as_slice()[h], exact.magnitude.as_slice()[h]);
-            let score = f64::from(scores.as_slice()[d * words + h]);
-            assert!((score - value).abs() <= exact.error_bound(DType::F32, h));
-            let score = f64::from(same.as_slice()[d * words + h]);
-            assert!((score - value).abs() <= reference::error_bound(DType::F32, long, value, magnitude));
-        }
+    // Both are the definition. Folding makes the sum a little longer and so its bound wider.
+    let exact = reference::forward_pairs(&layer, z, x)?;
+    let long = folded.z_features() * folded.x_features() + 3;
+    for pair in 0..words * words {
+        let (value, magnitude) = (exact.value.as_slice()[pair], exact.magnitude.as_slice()[pair]);
+        let score = f64::from(scores.as_slice()[pair]);
+        assert!((score - value).abs() <= exact.error_bound(DType::F32, pair));
+        let score = f64::from(same.as_slice()[pair]);
+        assert!((score - value).abs() <= reference::error_bound(DType::F32, long, value, magnitude));
     }
+
+    // Labels: K outputs, with memory in the order [labels, dependents, heads], as parsers have it.
+    let labels = 5;
+    let w = numbers.take(labels * features * features);
+    let labeller = Interaction::dense(View::new(&w, [labels, features, features])?)?;
+    let mut by_label = vec![0.0; labels * words * words];
+    let y = ViewMut::new(&mut by_label, [1, labels, words, words])?.permute([0, 2, 3, 1])?;
+    labeller.forward_pairs_into(z, x, y)?;
+    let score = |label: usize, d: usize, h: usize| by_label[(label * words + d) * words + h];
+
+    // The gradient of a loss, here of the sum of all scores, with all weights' gradients.
+    let ones = vec![1.0; words * words];
+    let gradients = layer.backward_pairs(z, x, View::new(&ones, [1, words, words, 1])?)?;
+    assert_eq!((gradients.z.shape(), gradients.x.shape()), ([1, words, features], [1, words, features]));
 
     // The head that each of the first words would get.
     for (d, scores) in scores.as_slice().chunks(words).enumerate().take(5) {
         let best = (0..words).filter(|&h| h != d).max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
-        println!("word {d}: head {}", best.unwrap_or(0));
+        let head = best.unwrap_or(0);
+        let label = (0..labels).max_by(|&a, &b| score(a, d, head).total_cmp(&score(b, d, head)));
+        println!("word {d}: head {head}, label {}", label.unwrap_or(0));
     }
     Ok(())
 }

@@ -1,11 +1,18 @@
 //! From a call's context to the engine that computes it, once all its operands are known to be where that engine reads them.
 //! This is the only way to either engine.
 
-use crate::gradients::{Fill, Gradient};
+use crate::gradients::{Fill, Gradient, OnHost};
 use crate::place::{self, Located, Place};
+use crate::grouped::{Grouped, GroupedWanted};
 use crate::{Context, Device, Element, Interaction, Plan, Result, Saved, Tangents, View, ViewMut, Wanted, cpu};
 #[cfg(feature = "cuda")]
 use crate::{Error, cuda};
+
+/// What is not computed on a CUDA device.
+#[cfg(feature = "cuda")]
+const ALL_PAIRS: &str = "all pairs on a CUDA device";
+#[cfg(feature = "cuda")]
+const GROUPED: &str = "grouped weights on a CUDA device";
 
 enum Engine {
     Cpu,
@@ -14,9 +21,9 @@ enum Engine {
 }
 
 impl Fill for Engine {
-    fn zeros<A: Element, const D: usize>(&self, mut to: ViewMut<'_, A, D>) -> Result<()> {
+    fn zeros<A: Element, const D: usize>(&self, to: ViewMut<'_, A, D>) -> Result<()> {
         match self {
-            Engine::Cpu => cpu::fill_zero(&mut to),
+            Engine::Cpu => OnHost.zeros(to)?,
             #[cfg(feature = "cuda")]
             Engine::Cuda(target) => cuda::zeros(target, to)?,
         }
@@ -112,6 +119,20 @@ pub(crate) fn forward_shared<T: Element>(
     }
 }
 
+pub(crate) fn forward_pairs<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 3>,
+    x: View<'_, T, 3>,
+    y: ViewMut<'_, T, 4>,
+) -> Result<()> {
+    let operands = [at("z", &z), at("x", &x), to("y", &y)];
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
+        Engine::Cpu => cpu::forward_pairs(layer, z, x, y),
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+    }
+}
+
 pub(crate) fn generate<T: Element>(
     layer: &Interaction<'_, T>,
     z: View<'_, T, 2>,
@@ -181,6 +202,26 @@ pub(crate) fn backward_shared<T: Element>(
     }
 }
 
+pub(crate) fn backward_pairs<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 3>,
+    x: View<'_, T, 3>,
+    g: View<'_, T, 4>,
+    wanted: Wanted<'_, T, 3, 3>,
+) -> Result<()> {
+    let operands = [at("z", &z), at("x", &x), at("g", &g)];
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])? {
+        Engine::Cpu => {
+            let layer = layer.along([true; 3]);
+            let [p, s, t, _] = g.shape();
+            let rows = p.saturating_mul(s).saturating_mul(t);
+            cpu::backward_pairs(&layer, z, x, g, wanted.nonzero(&layer, rows, &OnHost)?, 1.0)
+        }
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+    }
+}
+
 pub(crate) fn backward_generate<T: Element>(
     layer: &Interaction<'_, T>,
     z: View<'_, T, 2>,
@@ -212,5 +253,95 @@ pub(crate) fn plan_shared<T: Element>(layer: &Interaction<'_, T>, groups: usize,
         Engine::Cpu => cpu::plan_shared(layer, groups, rows),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::plan_shared(&target, layer, groups, rows),
+    }
+}
+
+pub(crate) fn plan_pairs<T: Element>(layer: &Interaction<'_, T>, sizes: [usize; 3]) -> Result<Plan> {
+    match engine(layer, &layer.context()?, &[&layer.located()])? {
+        Engine::Cpu => cpu::plan_pairs(layer, sizes),
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+    }
+}
+
+/// The engine of the first layer's context, for layers that it can read.
+fn grouped<T: Element>(grouped: &Grouped<'_, T>, operands: &[Located]) -> Result<Engine> {
+    let context = grouped.first.context()?;
+    let found = engine(&grouped.first, &context, &[operands, &grouped.first.located()])?;
+    for layer in &grouped.layers[1..] {
+        engine(layer, &context, &[&layer.located()])?;
+    }
+    Ok(found)
+}
+
+pub(crate) fn forward_grouped<T: Element>(
+    layers: &Grouped<'_, T>,
+    index: &[usize],
+    z: View<'_, T, 2>,
+    x: View<'_, T, 2>,
+    y: ViewMut<'_, T, 2>,
+) -> Result<()> {
+    match grouped(layers, &[at("z", &z), at("x", &x), to("y", &y)])? {
+        Engine::Cpu => cpu::forward_grouped(layers, index, z, x, y),
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(_) => Err(Error::Unsupported { what: GROUPED }),
+    }
+}
+
+pub(crate) fn backward_grouped<T: Element>(
+    layers: &Grouped<'_, T>,
+    index: &[usize],
+    [z, x, g]: [View<'_, T, 2>; 3],
+    wanted: GroupedWanted<'_, '_, T>,
+) -> Result<()> {
+    let dz = wanted.z.as_ref().and_then(|gradient| to("dz", &gradient.to));
+    let dx = wanted.x.as_ref().and_then(|gradient| to("dx", &gradient.to));
+    let found = grouped(layers, &[at("z", &z), at("x", &x), at("g", &g), dz, dx])?;
+    for of_layer in wanted.layers.iter() {
+        engine(&layers.first, &layers.first.context()?, &[&of_layer.located()])?;
+    }
+    match found {
+        Engine::Cpu => cpu::backward_grouped(layers, index, [z, x, g], wanted),
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(_) => Err(Error::Unsupported { what: GROUPED }),
+    }
+}
+
+pub(crate) fn forward_pairs_reduced<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 3>,
+    x: View<'_, T, 3>,
+    y: ViewMut<'_, T, 3>,
+    scale: f64,
+) -> Result<()> {
+    let operands = [at("z", &z), at("x", &x), to("y", &y)];
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
+        Engine::Cpu => cpu::forward_pairs_reduced(layer, z, x, y, scale),
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+    }
+}
+
+pub(crate) fn backward_pairs_reduced<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 3>,
+    x: View<'_, T, 3>,
+    g: View<'_, T, 3>,
+    mut wanted: Wanted<'_, T, 3, 3>,
+    scale: f64,
+) -> Result<()> {
+    let operands = [at("z", &z), at("x", &x), at("g", &g)];
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])? {
+        Engine::Cpu => {
+            let layer = layer.along([true; 3]);
+            let [s, t, _] = g.shape();
+            let bias = Wanted::<T, 3, 3> { b: wanted.b.take(), ..Wanted::default() };
+            let bias = bias.nonzero(&layer, s.saturating_mul(t), &OnHost)?;
+            let rows = z.shape()[0].saturating_mul(s).saturating_mul(t);
+            let wanted = wanted.nonzero(&layer, rows, &OnHost)?;
+            cpu::backward_pairs_reduced(&layer, z, x, g, Wanted { b: bias.b, ..wanted }, scale)
+        }
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
     }
 }

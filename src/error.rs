@@ -71,6 +71,15 @@ pub enum Error {
         /// The range asked for.
         range: (usize, usize),
     },
+    /// A row chooses a layer that there is not.
+    Index {
+        /// The row.
+        row: usize,
+        /// Its index.
+        index: usize,
+        /// How many layers there are.
+        limit: usize,
+    },
     /// A list of axes names one twice or leaves one out.
     Axes {
         /// The order as given.
@@ -209,6 +218,9 @@ impl fmt::Display for Error {
             }
             Error::Range { axis, len, range: (start, end) } => {
                 write!(f, "range {start}..{end} is outside axis {axis}, which has length {len}")
+            }
+            Error::Index { row, index, limit } => {
+                write!(f, "row {row} has index {index}, but there are {limit} layers, of indices below that")
             }
             Error::Axes { given } => {
                 write!(f, "the axis order {given} does not name each of out, z and x exactly once")

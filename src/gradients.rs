@@ -24,13 +24,27 @@ impl<'a, A, const D: usize> Gradient<'a, A, D> {
     }
 }
 
+impl<A: Element> Gradient<'_, A, 2> {
+    /// Some of the rows, which the caller knows to be there.
+    pub(crate) fn rows(&mut self, rows: std::ops::Range<usize>) -> Gradient<'_, A, 2> {
+        Gradient { to: self.to.reborrow().slice_rows((rows.start, rows.len())), add: self.add }
+    }
+}
+
+impl<A, const D: usize> Gradient<'_, A, D> {
+    /// The same, added to what is there.
+    fn added(&mut self) -> Gradient<'_, A, D> {
+        Gradient::add(self.to.reborrow())
+    }
+}
+
 /// The gradients that a backward pass computes: those that are present. All are in the accumulator's type, f32 for f16 and
-/// bf16. `D` is the number of axes of x: 2, or 3 for a shared context.
+/// bf16. `D` is the number of axes of x: 2, or 3 for a shared context and for all pairs; `Z` that of z: 2, or 3 for all pairs.
 #[derive(Debug)]
-pub struct Wanted<'a, T: Element, const D: usize = 2> {
-    /// dz [N, I]; of a shared context [G, I], summed over the rows that shared it.
-    pub z: Option<Gradient<'a, T::Accumulator, 2>>,
-    /// dx [N, J], or [G, M, J].
+pub struct Wanted<'a, T: Element, const D: usize = 2, const Z: usize = 2> {
+    /// dz [N, I]; of a shared context [G, I], summed over the rows that shared it; of all pairs [P, S, I].
+    pub z: Option<Gradient<'a, T::Accumulator, Z>>,
+    /// dx [N, J], [G, M, J] or [P, T, J].
     pub x: Option<Gradient<'a, T::Accumulator, D>>,
     /// dz + dx [N, I], where z and x are the same tensor (I = J).
     pub tied: Option<Gradient<'a, T::Accumulator, 2>>,
@@ -50,7 +64,7 @@ pub struct Wanted<'a, T: Element, const D: usize = 2> {
     pub saved: Option<&'a Saved<T>>,
 }
 
-impl<T: Element, const D: usize> Default for Wanted<'_, T, D> {
+impl<T: Element, const D: usize, const Z: usize> Default for Wanted<'_, T, D, Z> {
     fn default() -> Self {
         let cp = WantedFactors::default();
         Wanted { z: None, x: None, tied: None, w: None, u: None, v: None, b: None, cp, blocks: &mut [], saved: None }
@@ -97,12 +111,12 @@ impl<T: Element> Default for WantedBlock<'_, T> {
     }
 }
 
-/// All gradients of a layer: of both inputs, and of the weights that it has. `D` is the number of axes of x.
+/// All gradients of a layer: of both inputs, and of the weights that it has. `D` is the number of axes of x, `Z` that of z.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Gradients<T: Element, const D: usize = 2> {
-    /// dz [N, I], or [G, I].
-    pub z: Tensor<T::Accumulator, 2>,
-    /// dx [N, J], or [G, M, J]; [G, 0] of [`Interaction::backward_generate`], which has no x.
+pub struct Gradients<T: Element, const D: usize = 2, const Z: usize = 2> {
+    /// dz [N, I], [G, I] or [P, S, I].
+    pub z: Tensor<T::Accumulator, Z>,
+    /// dx [N, J], [G, M, J] or [P, T, J]; [G, 0] of [`Interaction::backward_generate`], which has no x.
     pub x: Tensor<T::Accumulator, D>,
     /// dW [K, I, J].
     pub w: Option<Tensor<T::Accumulator, 3>>,
@@ -219,9 +233,9 @@ pub struct FactorGradients<T: Element> {
     pub lambda: Option<Tensor<T::Accumulator, 1>>,
 }
 
-impl<T: Element, const D: usize> Gradients<T, D> {
+impl<T: Element, const D: usize, const Z: usize> Gradients<T, D, Z> {
     /// Zeros, for the gradients of `layer` and inputs of these shapes.
-    fn zeros(layer: &Interaction<'_, T>, z: [usize; 2], x: [usize; D]) -> Result<Self> {
+    pub(crate) fn zeros(layer: &Interaction<'_, T>, z: [usize; Z], x: [usize; D]) -> Result<Self> {
         let [k, i, j] = [layer.k, layer.i, layer.j];
         let factors = |r: usize| {
             Ok(FactorGradients {
@@ -249,7 +263,7 @@ impl<T: Element, const D: usize> Gradients<T, D> {
     }
 
     /// All of the others, to be written.
-    fn wanted(&mut self) -> Wanted<'_, T, D> {
+    pub(crate) fn wanted(&mut self) -> Wanted<'_, T, D, Z> {
         let cp = self.cp.as_mut().map_or_else(WantedFactors::default, |cp| WantedFactors {
             a: Some(Gradient::write(cp.a.view_mut())),
             b: Some(Gradient::write(cp.b.view_mut())),
@@ -276,10 +290,20 @@ pub(crate) trait Fill {
     fn zeros<A: Element, const D: usize>(&self, to: ViewMut<'_, A, D>) -> Result<()>;
 }
 
-impl<'a, T: Element, const D: usize> Wanted<'a, T, D> {
+/// In the host's memory.
+pub(crate) struct OnHost;
+
+impl Fill for OnHost {
+    fn zeros<A: Element, const D: usize>(&self, mut to: ViewMut<'_, A, D>) -> Result<()> {
+        crate::cpu::fill_zero(&mut to);
+        Ok(())
+    }
+}
+
+impl<'a, T: Element, const D: usize, const Z: usize> Wanted<'a, T, D, Z> {
     /// All but those of blocks, for as long as a call takes.
     #[cfg(feature = "cuda")]
-    pub(crate) fn without_blocks<'b>(self) -> Wanted<'b, T, D>
+    pub(crate) fn without_blocks<'b>(self) -> Wanted<'b, T, D, Z>
     where
         'a: 'b,
     {
@@ -327,6 +351,35 @@ impl<'a, T: Element, const D: usize> Wanted<'a, T, D> {
         })
     }
 
+    /// A shorter borrow of the gradients of weights, all of them added to what is there.
+    pub(crate) fn added(&mut self) -> Wanted<'_, T, D, Z> {
+        fn of<'b, A, const D: usize>(to: &'b mut Option<Gradient<'_, A, D>>) -> Option<Gradient<'b, A, D>> {
+            to.as_mut().map(Gradient::added)
+        }
+        let WantedFactors { a, b, c, lambda } = &mut self.cp;
+        Wanted {
+            w: of(&mut self.w),
+            u: of(&mut self.u),
+            v: of(&mut self.v),
+            b: of(&mut self.b),
+            cp: WantedFactors { a: of(a), b: of(b), c: of(c), lambda: of(lambda) },
+            ..Wanted::default()
+        }
+    }
+
+    /// Zeros in the gradients of weights that are to be written.
+    pub(crate) fn zero(&mut self) {
+        fn zero<A: Element, const D: usize>(to: &mut Option<Gradient<'_, A, D>>) {
+            if let Some(Gradient { to, add: false }) = to {
+                crate::cpu::fill_zero(to);
+            }
+        }
+        let WantedFactors { a, b, c, lambda } = &mut self.cp;
+        zero(&mut self.w);
+        [&mut self.u, &mut self.v, a, b, c].into_iter().for_each(zero);
+        [&mut self.b, lambda].into_iter().for_each(zero);
+    }
+
     /// Where the destinations are.
     pub(crate) fn located(&self) -> [Located; 12] {
         [
@@ -346,21 +399,26 @@ impl<'a, T: Element, const D: usize> Wanted<'a, T, D> {
     }
 
     /// That every destination has the shape of what it is for.
-    pub(crate) fn check(&self, layer: &Interaction<'_, T>, z: [usize; 2], x: [usize; D]) -> Result<()> {
+    pub(crate) fn check(&self, layer: &Interaction<'_, T>, z: [usize; Z], x: [usize; D]) -> Result<()> {
         let (k, i, j, r) = (layer.k, layer.i, layer.j, layer.rank().unwrap_or(0));
-        let x_axes = std::array::from_fn(|axis| match D - axis {
-            1 => "features",
-            2 => "rows",
-            _ => "groups",
-        });
-        shape("dz", &self.z, ["rows", "features"], z)?;
-        shape("dx", &self.x, x_axes, x)?;
-        shape("dz + dx", &self.tied, ["rows", "features"], z)?;
-        if self.tied.is_some() {
-            if D != 2 {
-                return Err(crate::Error::Unsupported { what: "tied inputs of a shared context" });
+        fn axes<const D: usize>(first: &'static str) -> [&'static str; D] {
+            std::array::from_fn(|axis| match D - axis {
+                1 => "features",
+                2 => "rows",
+                _ => first,
+            })
+        }
+        let first = if Z == 3 { "problems" } else { "groups" };
+        shape("dz", &self.z, axes(first), z)?;
+        shape("dx", &self.x, axes(first), x)?;
+        if let Some(tied) = &self.tied {
+            check("dz + dx", "rows", z[0], tied.to.shape()[0])?;
+            check("dz + dx", "features", z[Z - 1], tied.to.shape()[1])?;
+            match (D, Z) {
+                (2, _) => check("x", "features", i, j)?,
+                (_, 2) => return Err(crate::Error::Unsupported { what: "tied inputs of a shared context" }),
+                _ => return Err(crate::Error::Unsupported { what: "tied inputs of all pairs" }),
             }
-            check("x", "features", i, j)?;
         }
         shape("dw", &self.w, ["outputs", "z features", "x features"], [k, i, j])?;
         shape("du", &self.u, ["outputs", "features"], [k, i])?;

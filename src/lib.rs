@@ -32,6 +32,9 @@
 //! |---|---|
 //! | compute a batch | [`Interaction::forward`], and [`forward_into`](Interaction::forward_into) into memory of your own |
 //! | let one z meet many x | [`Interaction::forward_shared`] |
+//! | let every z meet every x of a problem | [`Interaction::forward_pairs`] |
+//! | sum that over problems (outer-product mean) | [`Interaction::forward_pairs_reduced`] |
+//! | choose the weights row by row | [`Grouped`] |
 //! | get the gradients | [`Interaction::backward`], and [`backward_into`](Interaction::backward_into) for some of them |
 //! | get the linear layers that z generates | [`Interaction::generate`] |
 //! | use the same weights many times | [`Interaction::prepare`] |
@@ -72,6 +75,7 @@ mod dispatch;
 mod element;
 mod error;
 mod gradients;
+mod grouped;
 pub mod init;
 mod interaction;
 pub mod machine;
@@ -79,6 +83,7 @@ mod metric;
 mod mttkrp;
 #[cfg(feature = "ndarray")]
 pub mod ndarray;
+mod pairs;
 mod place;
 mod plan;
 mod prepared;
@@ -96,10 +101,12 @@ pub use device_tensor::DeviceTensor;
 pub use element::{DType, Element};
 pub use error::{Error, Result, Unavailable};
 pub use gradients::{BlockGradients, FactorGradients, Gradient, Gradients, Wanted, WantedBlock, WantedFactors};
+pub use grouped::{Grouped, GroupedGradients, GroupedWanted};
 pub use half::{bf16, f16};
 pub use interaction::{Generated, Interaction};
 pub use metric::{Mahalanobis, MetricGradients, Precision, WantedMetric};
 pub use mttkrp::{mttkrp, mttkrp_into};
+pub use pairs::Reduction;
 pub use plan::{Algorithm, Launch, Plan};
 pub use prepared::Prepared;
 pub use saved::Saved;

@@ -10,6 +10,9 @@ pub struct Preset {
     pub n: usize,
     /// Rows of x for each row of z: 1, or more with a shared context.
     pub rows: usize,
+    /// Rows of z that meet the same rows of x: 1, or more where all pairs of a problem are computed; `n` counts those of all
+    /// problems.
+    pub sharing: usize,
     /// Features of z.
     pub i: usize,
     /// Features of x.
@@ -28,11 +31,11 @@ pub struct Preset {
 
 const fn preset(name: &'static str, sizes: [usize; 4], r: usize, source: &'static str) -> Preset {
     let [n, i, j, k] = sizes;
-    Preset { name, n, rows: 1, i, j, k, r: if r == 0 { None } else { Some(r) }, dense: true, tied: false, source }
+    Preset { name, n, rows: 1, sharing: 1, i, j, k, r: if r == 0 { None } else { Some(r) }, dense: true, tied: false, source }
 }
 
-/// The named shapes. All-pairs (`biaffine_arc`) and diagonal (`film`) forms are computed as the dense shapes that they
-/// are special cases of until they have kernels of their own: pairs of one sentence share z, and so do the pixels of a map.
+/// The named shapes. The diagonal form (`film`) is computed as the dense shape that it is a special case of until it has kernels
+/// of its own: the pixels of a map share z.
 pub const PRESETS: [Preset; 13] = [
     preset("expressivity", [1024, 20, 20, 1], 20, "the paper's toy task, xᵀWz and ⟨x,z⟩"),
     preset("torch6110", [50, 100, 200, 300], 64, "pytorch#6110: 600 ms against 18 ms"),
@@ -40,7 +43,7 @@ pub const PRESETS: [Preset; 13] = [
     preset("mmimdb", [128, 512, 512, 1024], 128, "MultiBench, multiplicative-interaction fusion"),
     preset("mimic", [40, 720, 10, 100], 40, "MultiBench: skewed I and J"),
     Preset { rows: 50, ..preset("neural_process", [800, 128, 128, 32], 32, "one z shared by 50 points") },
-    Preset { rows: 50, ..preset("biaffine_arc", [5000, 501, 500, 1], 128, "supar: all pairs") },
+    Preset { rows: 50, sharing: 50, ..preset("biaffine_arc", [5000, 501, 500, 1], 128, "supar: all pairs") },
     preset("tucker_fb237", [128, 200, 200, 200], 200, "TuckER link prediction"),
     preset("ntn_wordnet", [200_000, 100, 100, 3], 16, "neural tensor network"),
     Preset { tied: true, ..preset("bilinear_mlp", [16384, 256, 256, 256], 1024, "tied inputs") },

@@ -395,6 +395,49 @@ impl<'a, T> View<'a, T, 2> {
     }
 }
 
+impl<'a, T> View<'a, T, 4> {
+    /// The tensors along the first axis, in order.
+    pub fn unstack(self) -> impl ExactSizeIterator<Item = View<'a, T, 3>> {
+        let ([len, a, b, c], [step, sa, sb, sc]) = (self.shape, self.strides);
+        (0..len).map(move |index| View {
+            ptr: self.ptr.wrapping_offset((index as isize).wrapping_mul(step)),
+            shape: [a, b, c],
+            strides: [sa, sb, sc],
+            place: self.place,
+            memory: PhantomData,
+        })
+    }
+}
+
+impl<'a, T> ViewMut<'a, T, 4> {
+    /// The tensors along the first axis, in order: no two of them share an element.
+    pub fn unstack(self) -> impl ExactSizeIterator<Item = ViewMut<'a, T, 3>> {
+        let ([len, a, b, c], [step, sa, sb, sc]) = (self.shape, self.strides);
+        (0..len).map(move |index| ViewMut {
+            ptr: self.ptr.wrapping_offset((index as isize).wrapping_mul(step)),
+            shape: [a, b, c],
+            strides: [sa, sb, sc],
+            place: self.place,
+            memory: PhantomData,
+        })
+    }
+}
+
+impl<'a, T> View<'a, T, 3> {
+    /// The matrix at this index of the first axis, which the caller knows to be there.
+    pub(crate) fn matrix(self, index: usize) -> View<'a, T, 2> {
+        let ([_, rows, columns], [outer, row, column]) = (self.shape, self.strides);
+        debug_assert!(index < self.shape[0]);
+        View {
+            ptr: self.ptr.wrapping_offset((index as isize).wrapping_mul(outer)),
+            shape: [rows, columns],
+            strides: [row, column],
+            place: self.place,
+            memory: PhantomData,
+        }
+    }
+}
+
 impl<'a, T, const D: usize> ViewMut<'a, T, D> {
     /// All of `data`, row-major. Errors: [`Error::Length`] unless `data` has exactly the shape's elements.
     #[inline]
@@ -486,6 +529,13 @@ impl<'a, T, const D: usize> ViewMut<'a, T, D> {
         View { ptr: self.ptr, shape: self.shape, strides: self.strides, place: self.place, memory: PhantomData }
     }
 
+    /// The axes in another order: axis `a` of the result is axis `order[a]` of this view. So results go to memory whose axes are
+    /// in any order. Errors: [`Error::Axes`] unless `order` is a permutation.
+    pub fn permute(self, order: [usize; D]) -> Result<Self> {
+        let View { shape, strides, .. } = self.as_view().permute(order)?;
+        Ok(ViewMut { shape, strides, ..self })
+    }
+
     /// A shorter borrow of the same elements.
     pub fn reborrow(&mut self) -> ViewMut<'_, T, D> {
         ViewMut { ptr: self.ptr, shape: self.shape, strides: self.strides, place: self.place, memory: PhantomData }
@@ -493,6 +543,14 @@ impl<'a, T, const D: usize> ViewMut<'a, T, D> {
 }
 
 impl<'a, T> ViewMut<'a, T, 2> {
+    /// Rows from `first` on, so many of them, which the caller knows to be there.
+    pub(crate) fn slice_rows(mut self, (first, rows): (usize, usize)) -> Self {
+        debug_assert!(first + rows <= self.shape[0]);
+        self.ptr = self.ptr.wrapping_offset((first as isize).wrapping_mul(self.strides[0]));
+        self.shape[0] = rows;
+        self
+    }
+
     /// A slice as a batch of one row.
     #[inline]
     pub fn row(data: &'a mut [T]) -> Self {

@@ -7,8 +7,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use common::case::{Case, Destinations, Form, Operation, Options, Part, Set};
+use common::pairs::Pairs;
 use common::{Cp, Dense, levels};
-use trilinear::{Algorithm, Context, Device, Element, Gradient, Interaction, Saved, Tangents, Tensor, View, bf16};
+use trilinear::{
+    Algorithm, Context, Device, Element, Gradient, Grouped, GroupedWanted, Interaction, Reduction, Saved, Tangents, Tensor, View,
+    ViewMut, Wanted, WantedFactors, bf16,
+};
 
 /// The system's allocator, counted.
 struct Counting;
@@ -312,6 +316,125 @@ fn assert_bytes([few, many]: [usize; 2], what: &str) {
     assert!(many <= few + few / 4, "{what}: {few} bytes for a batch, {many} for four times that");
 }
 
+/// All pairs and layers chosen row by row, forward and backward, into memory that exists.
+fn pairs_repeated<T: Element>(threads: usize) {
+    let base = Context::new(Device::Cpu).unwrap().with_threads(threads).unwrap();
+    for (&level, form) in levels().iter().flat_map(|level| Form::ALL.map(|form| (level, form))) {
+        let context = base.with_simd(level).unwrap();
+        for sizes @ [_, s, t, i, j, k, r] in [[3, 20, 30, 40, 33, 5, 7], [1, 300, 40, 20, 30, 1, 9], [30, 3, 2, 9, 8, 12, 4]] {
+            let what = format!("{form:?} {sizes:?} {} {level}, {threads} threads", T::DTYPE);
+            let case = Pairs::<T>::uniform(form, sizes, 1);
+            let laid = case.laid(0);
+            let (layer, [z, x]) = (laid.layer().with_context(context), [laid.z.view(), laid.x.view()]);
+            let core = case.clone().core();
+            let core_laid = core.laid(0);
+            let core = core_laid.layer().with_context(context);
+            let g = laid.g.view();
+            let g_of_one = View::strided(&case.g, 0, [s, t, k], [(t * k) as isize, k as isize, 1]).unwrap();
+            warm_up(|| {
+                drop(layer.forward_pairs(z, x).unwrap());
+                drop(layer.backward_pairs(z, x, g).unwrap());
+                drop(core.forward_pairs_reduced(z, x, Reduction::Mean).unwrap());
+            });
+            let mut y = Tensor::zeros(case.shape()).unwrap();
+            let calls = repeated(|| layer.forward_pairs_into(z, x, y.view_mut()).unwrap());
+            assert_eq!(calls, 0, "forward_pairs_into allocated: {what}");
+            let mut y = Tensor::zeros([s, t, k]).unwrap();
+            let calls = repeated(|| core.forward_pairs_reduced_into(z, x, Reduction::Mean, y.view_mut()).unwrap());
+            assert_eq!(calls, 0, "forward_pairs_reduced_into allocated: {what}");
+            let [mut dz, mut dx] = [z, x].map(|input| Tensor::zeros(input.shape()).unwrap());
+            let (mut du, mut dw) = (vec![T::Accumulator::default(); k * i], Tensor::zeros([k, i, j]).unwrap());
+            let mut dc = Tensor::zeros([j, r]).unwrap();
+            let mut backward = |reduced: bool| {
+                let cp = WantedFactors { c: Some(Gradient::write(dc.view_mut())), ..WantedFactors::default() };
+                let mut wanted: Wanted<'_, T, 3, 3> = Wanted {
+                    z: Some(Gradient::write(dz.view_mut())),
+                    x: Some(Gradient::write(dx.view_mut())),
+                    w: Some(Gradient::write(dw.view_mut())),
+                    ..Wanted::default()
+                };
+                if form.is_cp() {
+                    wanted.cp = cp;
+                }
+                if reduced {
+                    return core.backward_pairs_reduced_into(z, x, Reduction::Mean, g_of_one, wanted).unwrap();
+                }
+                wanted.u = Some(Gradient::write(ViewMut::new(&mut du, [k, i]).unwrap()));
+                layer.backward_pairs_into(z, x, g, wanted).unwrap();
+            };
+            assert_eq!(repeated(|| backward(false)), 0, "backward_pairs_into allocated: {what}");
+            assert_eq!(repeated(|| backward(true)), 0, "backward_pairs_reduced_into allocated: {what}");
+        }
+        grouped_repeated::<T>(form, context);
+    }
+}
+
+fn grouped_repeated<T: Element>(form: Form, context: Context) {
+    let (n, sizes @ [_, _, i, j, k, _]) = (700, [1, 1, 9, 20, 5, 6]);
+    let cases: Vec<_> = (0..3).map(|seed| Case::<T>::uniform(form, sizes, seed)).collect();
+    let laid: Vec<_> = cases.iter().map(|case| case.laid(0)).collect();
+    let layers: Vec<_> = laid.iter().map(|laid| laid.layer().with_context(context)).collect();
+    let grouped = Grouped::new(&layers).unwrap();
+    let index: Vec<usize> = (0..n).map(|row| row * 7 % 3).collect();
+    let [z, x, g] = [i, j, k].map(|len| Tensor::<T, 2>::zeros([n, len]).unwrap());
+    let (z, x, g) = (z.view(), x.view(), g.view());
+    warm_up(|| {
+        drop(grouped.forward(&index, z, x).unwrap());
+        drop(grouped.backward(&index, z, x, g).unwrap());
+    });
+    let mut y = Tensor::zeros([n, k]).unwrap();
+    let calls = repeated(|| grouped.forward_into(&index, z, x, y.view_mut()).unwrap());
+    assert_eq!(calls, 0, "Grouped::forward_into allocated: {form:?} {}", T::DTYPE);
+    let (mut dz, mut dx) = (Tensor::zeros([n, i]).unwrap(), Tensor::zeros([n, j]).unwrap());
+    let mut du: Vec<_> = (0..3).map(|_| Tensor::zeros([k, i]).unwrap()).collect();
+    let mut of_layers: Vec<Wanted<'_, T>> =
+        du.iter_mut().map(|du| Wanted { u: Some(Gradient::write(du.view_mut())), ..Wanted::default() }).collect();
+    let calls = repeated(|| {
+        let wanted = GroupedWanted {
+            z: Some(Gradient::write(dz.view_mut())),
+            x: Some(Gradient::write(dx.view_mut())),
+            layers: &mut of_layers,
+        };
+        grouped.backward_into(&index, z, x, g, wanted).unwrap();
+    });
+    assert_eq!(calls, 0, "Grouped::backward_into allocated: {form:?} {}", T::DTYPE);
+}
+
+/// Scratch of all pairs on a fresh thread: a few MiB, and no more for four times the problems, or rows of either side.
+fn many_pairs() {
+    let serial = Context::new(Device::Cpu).unwrap().with_threads(1).unwrap();
+    let sizes = [[20, 40, 40], [80, 40, 40], [4, 400, 40], [4, 1600, 40], [4, 40, 400], [4, 40, 1600]];
+    for form in Form::ALL {
+        for sizes in sizes.chunks(2) {
+            let bytes = |[p, s, t]: [usize; 3]| {
+                let case = Pairs::<f32>::uniform(form, [p, s, t, 48, 64, 2, 32], 1);
+                let laid = case.laid(0);
+                let (layer, z, x) = (laid.layer().with_context(serial), laid.z.view(), laid.x.view());
+                let mut y = Tensor::zeros(case.shape()).unwrap();
+                let forward = on_a_fresh_thread(|| peak(|| layer.forward_pairs_into(z, x, y.view_mut()).unwrap()));
+                let most = layer.plan_pairs(p, s, t).unwrap().scratch;
+                assert!(forward <= most, "{form:?} {sizes:?}: {forward} bytes, {most} planned");
+                let [mut dz, mut dx] = [z, x].map(|input| Tensor::zeros(input.shape()).unwrap());
+                let backward = on_a_fresh_thread(|| {
+                    peak(|| {
+                        let wanted = Wanted {
+                            z: Some(Gradient::write(dz.view_mut())),
+                            x: Some(Gradient::write(dx.view_mut())),
+                            ..Wanted::default()
+                        };
+                        layer.backward_pairs_into(z, x, laid.g.view(), wanted).unwrap();
+                    })
+                });
+                [forward, backward]
+            };
+            let [few, many] = [bytes(sizes[0]), bytes(sizes[1])];
+            for pass in 0..2 {
+                assert_bytes([few[pass], many[pass]], &format!("all pairs {sizes:?} {form:?} pass {pass}"));
+            }
+        }
+    }
+}
+
 fn on_a_fresh_thread(work: impl FnOnce() -> usize + Send) -> usize {
     std::thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
@@ -325,10 +448,14 @@ fn allocations() {
     all_repeated::<f64>(1);
     gradients_repeated::<f32>(1);
     gradients_repeated::<bf16>(1);
+    pairs_repeated::<f32>(1);
+    pairs_repeated::<bf16>(1);
+    many_pairs();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     pool.install(|| {
         all_repeated::<f32>(2);
         all_repeated::<bf16>(2);
         gradients_repeated::<f32>(2);
+        pairs_repeated::<f32>(2);
     });
 }

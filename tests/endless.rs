@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use trilinear::{
-    Context, Device, Error, Gradient, Interaction, Plan, SimdLevel, Tangents, View, ViewMut, Wanted, WantedFactors,
-    reference,
+    Context, Device, Error, Gradient, Interaction, Plan, Reduction, SimdLevel, Tangents, View, ViewMut, Wanted,
+    WantedFactors, reference,
 };
 
 const HUGE: usize = 1 << 40;
@@ -267,6 +267,64 @@ fn contexts_and_layers(context: Context, say: &dyn Fn(String)) {
     }
 }
 
+fn pairs(context: Context, say: &dyn Fn(String)) {
+    for [p, s, t, k, i, j] in sizes([&[0, 2, HUGE], &[0, 3, HUGE], &AXIS, &[0, 2, HUGE], &AXIS, &AXIS]) {
+        for form in Form::all() {
+            let what = |call: &str| {
+                let what = format!("{call}: p {p} s {s} t {t} k {k} i {i} j {j} {form:?} {}", context.simd());
+                say(what.clone());
+                what
+            };
+            let Some(layer) = form.layer(context, [k, i, j]) else { continue };
+            let (z, x, g) = (ones([p, s, i]), ones([p, t, j]), ones([p, s, t, k]));
+            what("plan_pairs");
+            layer.plan_pairs(p, s, t).unwrap();
+            let terms = form.terms(i, j);
+            if short(product(&[p, s, t, k]), terms) {
+                written(&what("forward_pairs"), [p, s, t, k], terms, |y| layer.forward_pairs_into(z, x, y));
+            }
+            let all = product(&[p, terms]);
+            if !form.u && !form.v && short(product(&[s, t, k]), all) && short(p, 1) {
+                written(&what("forward_pairs_reduced"), [s, t, k], all, |y| {
+                    layer.forward_pairs_reduced_into(z, x, Reduction::Sum, y)
+                });
+            }
+            let rank = form.rank();
+            let n = product(&[p, s, t]);
+            let of_z = product(&[t, product(&[k, j, rank]).saturating_add(if form.u { k } else { 0 })]);
+            let of_x = product(&[s, product(&[k, i, rank]).saturating_add(if form.v { k } else { 0 })]);
+            macro_rules! gradient {
+                ($name:expr, $shape:expr, $terms:expr, |$to:ident| $wanted:expr) => {
+                    if short(product(&$shape), $terms) {
+                        written(&what($name), $shape, $terms, |$to| {
+                            let $to = Some(Gradient::write($to));
+                            layer.backward_pairs_into(z, x, g, $wanted)
+                        });
+                    }
+                };
+            }
+            gradient!("pairs dz", [p, s, i], of_z, |z| Wanted { z, ..Wanted::default() });
+            gradient!("pairs dx", [p, t, j], of_x, |x| Wanted { x, ..Wanted::default() });
+            gradient!("pairs dw", [k, i, j], n, |w| Wanted { w, ..Wanted::default() });
+            gradient!("pairs du", [k, i], n, |u| Wanted { u, ..Wanted::default() });
+            gradient!("pairs dv", [k, j], n, |v| Wanted { v, ..Wanted::default() });
+            gradient!("pairs db", [k], n, |b| Wanted { b, ..Wanted::default() });
+            if let Some(r) = layer.rank() {
+                fn cp(cp: WantedFactors<'_, f32>) -> Wanted<'_, f32, 3, 3> {
+                    Wanted { cp, ..Wanted::default() }
+                }
+                gradient!("pairs da", [k, r], product(&[n, i, j]), |a| cp(WantedFactors { a, ..factors() }));
+                gradient!("pairs db of cp", [i, r], product(&[n, k, j]), |b| cp(WantedFactors { b, ..factors() }));
+                gradient!("pairs dc", [j, r], product(&[n, k, i]), |c| cp(WantedFactors { c, ..factors() }));
+                gradient!("pairs dlambda", [r], product(&[n, k, i, j]), |lambda| cp(WantedFactors {
+                    lambda,
+                    ..factors()
+                }));
+            }
+        }
+    }
+}
+
 /// `generate` and its gradients.
 fn generated(layer: &Interaction<'_, f32>, form: Form, groups: usize, what: &dyn Fn(&str) -> String) {
     let ([k, i, j], rank) = ([layer.outputs(), layer.z_features(), layer.x_features()], form.rank());
@@ -341,7 +399,7 @@ fn huge_axes_beside_empty_ones_on_a_device() {
 
 #[test]
 fn huge_axes_beside_empty_ones() {
-    for calls in [whole, batch, contexts_and_layers] {
+    for calls in [whole, batch, contexts_and_layers, pairs] {
         for context in two_contexts() {
             watched(move |say| calls(context, say));
         }

@@ -7,14 +7,17 @@ mod cost;
 mod cp;
 mod forms;
 mod gradient;
+mod grouped;
 mod kernels;
 mod khatri_rao;
 mod operand;
 mod output;
+mod pairs;
 mod parallel;
 mod plan;
 mod problem;
 mod product;
+mod reduced;
 mod scratch;
 mod simd;
 mod small;
@@ -23,10 +26,11 @@ mod tangent;
 mod trilinear;
 
 pub(crate) use forms::{Distances, attend, attend_back};
-pub(crate) use gradient::{backward, backward_generate, backward_shared};
+pub(crate) use gradient::{backward, backward_generate, backward_pairs, backward_pairs_reduced, backward_shared};
+pub(crate) use grouped::{backward_grouped, forward_grouped};
 #[cfg(feature = "cuda")]
 pub(crate) use plan::{counts, shared_algorithm, shared_counts};
-pub(crate) use plan::{plan, plan_shared};
+pub(crate) use plan::{plan, plan_pairs, plan_shared};
 pub(crate) use simd::{Capability, Kernels};
 pub(crate) use tangent::tangent;
 
@@ -154,6 +158,48 @@ pub(crate) fn forward_shared<T: Element>(
     }
 }
 
+pub(crate) fn forward_pairs<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 3>,
+    x: View<'_, T, 3>,
+    y: ViewMut<'_, T, 4>,
+) -> Result<()> {
+    let context = layer.context()?;
+    if y.shape().contains(&0) {
+        return Ok(());
+    }
+    let layer = &layer.along([true, false, false]);
+    let [p, s, t, _] = y.shape();
+    let threads = parallel::threads(&context, plan::pairs_flops(layer, [p, s, t]) as f64);
+    pairs::Pairs::new(layer, &context, z, x)?.forward(pairs::To::new(y), threads)
+}
+
+/// The sum of all problems' pairs times `scale`, and b. `layer` has no linear terms.
+pub(crate) fn forward_pairs_reduced<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 3>,
+    x: View<'_, T, 3>,
+    mut y: ViewMut<'_, T, 3>,
+    scale: f64,
+) -> Result<()> {
+    let context = layer.context()?;
+    if y.shape().contains(&0) {
+        return Ok(());
+    }
+    // Sums of nothing are those of a layer without W.
+    let idle = z.shape()[0] == 0 || layer.has_idle_parts();
+    let layer = &if idle { layer.along([true, false, false]) } else { *layer };
+    let absent = z.shape()[0] == 0 || layer.is_absent();
+    let [_, t, _] = x.shape();
+    let threads = parallel::threads(&context, plan::pairs_flops(layer, [z.shape()[0], z.shape()[1], t]) as f64);
+    let [ss, st, sk] = y.strides();
+    let to = pairs::To { first: y.host_mut_ptr(), strides: [0, ss, st, sk] };
+    if absent {
+        return pairs::fill(to, y.shape(), layer.b);
+    }
+    pairs::Pairs::new(layer, &context, z, x)?.reduce(to, T::Accumulator::from_f64(scale), threads)
+}
+
 pub(crate) fn generate<T: Element>(
     layer: &Interaction<'_, T>,
     z: View<'_, T, 2>,
@@ -207,9 +253,14 @@ pub(crate) fn forward_saving<T: Element>(
 }
 
 /// Zeros in all elements.
-pub(crate) fn fill_zero<A: Default, const D: usize>(to: &mut ViewMut<'_, A, D>) {
+pub(crate) fn fill_zero<A: Clone + Default, const D: usize>(to: &mut ViewMut<'_, A, D>) {
     let (shape, strides, first) = (to.shape(), to.strides(), to.host_mut_ptr());
     if shape.contains(&0) {
+        return;
+    }
+    if strides == crate::view::row_major(shape) {
+        // SAFETY: all elements, which lie one behind the other.
+        unsafe { std::slice::from_raw_parts_mut(first, shape.iter().product()) }.fill(A::default());
         return;
     }
     for element in 0..shape.iter().product::<usize>() {

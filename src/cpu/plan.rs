@@ -2,10 +2,10 @@
 
 use super::cost::{self, Choice};
 use super::problem::Problem;
-use super::{context, contract, cp, cp_problem, forms, khatri_rao, parallel, problem, scratch, small};
+use super::{context, contract, cp, cp_problem, forms, khatri_rao, pairs, parallel, problem, scratch, small};
 use crate::block::Center;
 use crate::interaction::Core;
-use crate::{Algorithm, Block, Context, Device, Element, Error, Interaction, Plan, Result};
+use crate::{Algorithm, Block, Context, Device, Element, Error, Interaction, Plan, Result, View};
 
 /// A size that may be absurd: zero-stride views have any shape.
 fn wide(len: usize) -> u128 {
@@ -98,6 +98,25 @@ pub(super) fn shared_flops<T: Element>(layer: &Interaction<'_, T>, groups: usize
             of_blocks(blocks, [groups, groups.saturating_mul(rows)]).saturating_add(linear)
         }
         _ => generate_flops(layer, groups).saturating_add(sum([&[2, groups, rows, k, j]])),
+    }
+}
+
+/// Those of all pairs of `s` rows of z and `t` rows of x in each of `p` problems, the cheaper side contracted first.
+pub(super) fn pairs_flops<T: Element>(layer: &Interaction<'_, T>, [p, s, t]: [usize; 3]) -> u128 {
+    let (k, i, j) = (layer.k, layer.i, layer.j);
+    let (u, v) = (usize::from(layer.u.is_some()), usize::from(layer.v.is_some()));
+    let linear = sum([&[2, p, s, k, i, u], &[2, p, t, k, j, v]]);
+    match layer.core {
+        Core::Absent => linear,
+        Core::Cp { a, .. } => {
+            let r = a.shape()[1];
+            sum([&[2, p, s, i, r], &[2, p, t, j, r], &[2, p, s, t, k, r]]).saturating_add(linear)
+        }
+        // V joins W′ without a multiplication.
+        _ => {
+            let z_first = sum([&[2, p, s, k, i, j], &[2, p, s, t, k, j], &[2, p, s, k, i, u]]);
+            z_first.min(sum([&[2, p, t, k, i, j], &[2, p, s, t, k, i], &[2, p, t, k, j, v]]))
+        }
     }
 }
 
@@ -221,6 +240,25 @@ pub(crate) fn plan_shared<T: Element>(layer: &Interaction<'_, T>, groups: usize,
         None => size::<T>(&context::Blocks::new(&problem(layer, &context, groups), rows, threads).lengths),
     };
     let bytes = shared_moved(layer, groups, rows);
+    Ok(describe::<T>(&context, shared_algorithm(layer), [flops, bytes], scratch, threads))
+}
+
+pub(crate) fn plan_pairs<T: Element>(layer: &Interaction<'_, T>, sizes @ [p, s, t]: [usize; 3]) -> Result<Plan> {
+    let context = layer.context()?;
+    let needed = &layer.along([true, false, false]);
+    let flops = pairs_flops(needed, sizes);
+    let threads = parallel::threads(&context, flops as f64);
+    // One element seen as all inputs: only their shapes count.
+    let one = [T::default()];
+    let input = |rows, features: usize| View::strided(&one, 0, [p, rows, features], [0; 3]);
+    let empty = [p, s, t, layer.k, needed.i, needed.j].contains(&0);
+    let scratch = if empty { 0 } else {
+        let pairs = pairs::Pairs::new(needed, &context, input(s, needed.i)?, input(t, needed.j)?)?;
+        let pairs = if pairs.prefers_swap() { pairs.swap() } else { pairs };
+        let blocks = pairs::Blocks::new(&pairs, threads, false);
+        size::<T>(&blocks.lengths).saturating_add(size::<T>(&[blocks.packed]))
+    };
+    let bytes = bytes(layer, sum([&[p, s, layer.i], &[p, t, layer.j], &[p, s, t, layer.k]]));
     Ok(describe::<T>(&context, shared_algorithm(layer), [flops, bytes], scratch, threads))
 }
 

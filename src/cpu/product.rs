@@ -37,6 +37,15 @@ impl<'a, T: Kernels> Lanes<'a, T> {
         Lanes { view, packed: std::ptr::null() }
     }
 
+    /// A matrix whose strips [`pack_all`](Self::pack_all) has packed there before, if that is not null.
+    ///
+    /// # Safety
+    ///
+    /// They are there for as long as the lanes are used.
+    pub(crate) unsafe fn packed_at(view: View<'a, T, 2>, packed: *const T::Acc) -> Self {
+        Lanes { packed, ..Lanes::matrix(view) }
+    }
+
     /// A matrix, all strips of which are packed at `next` if that is not null; `next` then points behind them.
     ///
     /// # Safety

@@ -44,7 +44,7 @@ fn results(context: Context, sizes: [usize; 6], cp: bool) -> Vec<Vec<f32>> {
     let tangents = Tangents { z: Some(z), x: Some(x), ..Tangents::default() };
     results.push(layer.tangent(z, x, &tangents).unwrap().into_vec());
     let mut keep = |gradients: crate::Gradients<f32, 2>| {
-        let crate::Gradients { z, x, w, u, v, b, cp } = gradients;
+        let crate::Gradients { z, x, w, u, v, b, cp, .. } = gradients;
         results.extend([z.into_vec(), x.into_vec()]);
         results.extend([u, v].into_iter().flatten().map(Tensor::into_vec));
         results.extend(w.map(Tensor::into_vec).into_iter().chain(b.map(Tensor::into_vec)));
@@ -72,7 +72,7 @@ fn results(context: Context, sizes: [usize; 6], cp: bool) -> Vec<Vec<f32>> {
 
 fn flat(of: &crate::Gradients<f32, 3>) -> crate::Gradients<f32, 2> {
     let crate::Gradients { z, w, u, v, b, cp, .. } = of.clone();
-    crate::Gradients { z, x: Tensor::zeros([0, 0]).unwrap(), w, u, v, b, cp }
+    crate::Gradients { z, x: Tensor::zeros([0, 0]).unwrap(), w, u, v, b, cp, blocks: Vec::new() }
 }
 
 #[test]

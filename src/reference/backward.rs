@@ -12,7 +12,9 @@
 //! | dC | | N + K + I + 4 |
 //! | dλ | | N + K + I + J + 4 |
 //!
-//! With U, dz has K more, and so has dx with V. Of [`backward_generate`] N is G and M is 1.
+//! With U, dz has K more, and so has dx with V. Of [`backward_generate`] N is G and M is 1. Of all pairs N is P·S·T, M is T for dz
+//! and S for dx. Where sums over K and over the other side's rows are one, at once, they are as deep as the product of their
+//! lengths: dz has J + T·K + 4 if that is more, dB P·S + T·K + J + 4, dλ P·S·K + T + I + J + 4, and the same with the sides exchanged.
 //!
 //! **They hold in whichever order an algorithm contracts.** A term passes through at most as many roundings as the
 //! lengths of the sums around it, nested in any way, and one for each product that no sum's multiply-add takes:
@@ -94,7 +96,7 @@ pub fn backward<T: Element>(
 ) -> Result<Gradients> {
     layer.check_backward(&z, &x, &g)?;
     let groups = x.shape()[0];
-    Batch { groups, rows: 1, z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
+    Batch { groups, rows: 1, pairs: false, sharing: 1, of_x: groups, z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
 }
 
 /// The gradients of a shared context for the gradient `g` [G, M, K] of its result. Shapes and errors as
@@ -107,7 +109,21 @@ pub fn backward_shared<T: Element>(
 ) -> Result<Gradients> {
     layer.check_backward_shared(&z, &x, &g)?;
     let [groups, rows, _] = x.shape();
-    Batch { groups, rows, z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
+    Batch { groups, rows, pairs: false, sharing: 1, of_x: groups.saturating_mul(rows), z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
+}
+
+/// The gradients of all pairs for the gradient `g` [P, S, T, K] of their result: dz as [P·S, I], dx as [P·T, J]. Shapes and errors
+/// as [`Interaction::backward_pairs`].
+pub fn backward_pairs<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 3>,
+    x: View<'_, T, 3>,
+    g: View<'_, T, 4>,
+) -> Result<Gradients> {
+    layer.check_backward_pairs(&z, &x, &g)?;
+    let [problems, s, rows, _] = g.shape();
+    let (groups, of_x) = (problems.saturating_mul(s), problems.saturating_mul(rows));
+    Batch { groups, rows, pairs: true, sharing: s, of_x, z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
 }
 
 /// Weights as f64, and sizes.
@@ -162,10 +178,15 @@ fn linear(k: usize, weights: &Option<Matrix>, column: usize, g: impl Fn(usize) -
     weights.as_ref().map_or_else(Terms::default, |weights| sum(k, |k| g(k) * weights.at(k, column)))
 }
 
-/// z [G, I], x [G·M, J] and g [G·M, K].
+/// z [G, I], x [G·M, J] and g [G·M, K]. Of all pairs G is P·S, M is T and x is [P·T, J], each S groups sharing theirs.
 struct Batch {
     groups: usize,
     rows: usize,
+    pairs: bool,
+    /// S; of anything but all pairs 1.
+    sharing: usize,
+    /// Rows of x in all.
+    of_x: usize,
     z: Matrix,
     x: Matrix,
     g: Matrix,
@@ -187,18 +208,18 @@ impl Batch {
             Ok([
                 Matrix::new([n, cp.r], |n, r| sum(k, |k| self.g.at(n, k) * cp.a.at(k, r)))?,
                 Matrix::new([self.groups, cp.r], |group, r| sum(i, |i| self.z.at(group, i) * cp.b.at(i, r)))?,
-                Matrix::new([n, cp.r], |n, r| sum(j, |j| self.x.at(n, j) * cp.c.at(j, r)))?,
+                Matrix::new([self.of_x, cp.r], |row, r| sum(j, |j| self.x.at(row, j) * cp.c.at(j, r)))?,
             ])
         };
         let parts = layer.cp.as_ref().map(parts).transpose()?;
         let cp = layer.cp.as_ref().zip(parts.as_ref());
-        let (g, x) = (|n: usize, k: usize| self.g.at(n, k), |n: usize, j: usize| self.x.at(n, j));
+        let (g, x) = (|n: usize, k: usize| self.g.at(n, k), |n: usize, j: usize| self.x.at(self.row_of_x(n), j));
         let z = |n: usize, i: usize| self.z.at(n / self.rows, i);
         let of_row = |n: usize, i: usize| {
             let core = match (&layer.w, cp) {
                 (Some(w), _) => sum(k, |k| g(n, k) * sum(j, |j| w.at(k * layer.i + i, j) * x(n, j))),
                 (_, Some((cp, [dh, _, q]))) => {
-                    sum(cp.r, |r| dh.at(n, r) * q.at(n, r) * cp.lambda.at(0, r) * cp.b.at(i, r))
+                    sum(cp.r, |r| dh.at(n, r) * q.at(self.row_of_x(n), r) * cp.lambda.at(0, r) * cp.b.at(i, r))
                 }
                 _ => Terms::default(),
             };
@@ -215,22 +236,19 @@ impl Batch {
             core + linear(k, &layer.v, j, |k| g(n, k))
         };
         let linear_depth = |linear: &Option<Matrix>| linear.as_ref().map_or(0, |_| k);
-        let z_depth = match depth_of(0) {
-            Some(depth) => depth + linear_depth(&layer.u),
-            None => layer.input_depth(j, &layer.u) + self.rows.max(1) - 1,
-        };
-        let x_depth = match depth_of(1) {
-            Some(depth) => depth + linear_depth(&layer.v),
-            None => layer.input_depth(i, &layer.v),
+        let [z_depth, x_depth] = self.input_depths(&layer);
+        let z_depth = depth_of(0).map_or(z_depth, |depth| depth + linear_depth(&layer.u));
+        let x_depth = depth_of(1).map_or(x_depth, |depth| depth + linear_depth(&layer.v));
+        let dx = |row: usize, j: usize| {
+            let of_blocks: Terms = derivatives.iter().map(|block| block.x.at(row, j)).sum();
+            of_blocks + sum(self.sharing, |s| dx(self.pair(row, s), j))
         };
         Ok(Gradients {
             z: reference([self.groups, i], z_depth, |group, i| {
                 let of_blocks: Terms = derivatives.iter().map(|block| block.z.at(group, i)).sum();
                 of_blocks + sum(self.rows, |m| of_row(group * self.rows + m, i))
             })?,
-            x: reference([n, j], x_depth, |n, j| {
-                dx(n, j) + derivatives.iter().map(|block| block.x.at(n, j)).sum::<Terms>()
-            })?,
+            x: reference([self.of_x, j], x_depth, dx)?,
             w: reference([k.saturating_mul(i), j], n + 3, |row, j| {
                 sum(n, |n| g(n, row / i) * z(n, row % i) * x(n, j))
             })?,
@@ -240,19 +258,21 @@ impl Batch {
             cp: cp
                 .map(|(cp, [dh, p, q])| -> Result<Factors> {
                     let p = |n: usize, r: usize| p.at(n / self.rows, r);
+                    let q = |n: usize, r: usize| q.at(self.row_of_x(n), r);
                     let lambda = |r: usize| cp.lambda.at(0, r);
+                    let [of_b, of_c, of_lambda] = self.factor_depths(k);
                     Ok(Factors {
                         a: reference([k, cp.r], n + i + j + 4, |k, r| {
-                            sum(n, |n| g(n, k) * p(n, r) * q.at(n, r) * lambda(r))
+                            sum(n, |n| g(n, k) * p(n, r) * q(n, r) * lambda(r))
                         })?,
-                        b: reference([i, cp.r], n + k + j + 4, |i, r| {
-                            sum(n, |n| z(n, i) * dh.at(n, r) * q.at(n, r) * lambda(r))
+                        b: reference([i, cp.r], of_b + j + 4, |i, r| {
+                            sum(n, |n| z(n, i) * dh.at(n, r) * q(n, r) * lambda(r))
                         })?,
-                        c: reference([j, cp.r], n + k + i + 4, |j, r| {
+                        c: reference([j, cp.r], of_c + i + 4, |j, r| {
                             sum(n, |n| x(n, j) * dh.at(n, r) * p(n, r) * lambda(r))
                         })?,
-                        lambda: reference([cp.r, 1], n + k + i + j + 4, |r, _| {
-                            sum(n, |n| dh.at(n, r) * p(n, r) * q.at(n, r))
+                        lambda: reference([cp.r, 1], of_lambda + i + j + 4, |r, _| {
+                            sum(n, |n| dh.at(n, r) * p(n, r) * q(n, r))
                         })?,
                     })
                 })
@@ -266,6 +286,44 @@ impl Batch {
                 given.iter().map(of).collect::<Result<_>>()?
             },
         })
+    }
+
+    /// The row of x of a row of g.
+    fn row_of_x(&self, n: usize) -> usize {
+        n / (self.rows * self.sharing) * self.rows + n % self.rows
+    }
+
+    /// The row of g of a row of x and the `s`-th row of z that meets it.
+    fn pair(&self, row: usize, s: usize) -> usize {
+        (row / self.rows * self.sharing + s) * self.rows + row % self.rows
+    }
+
+    /// Depths of dz and dx. All pairs may sum over (s, k) or (t, k) at once.
+    fn input_depths(&self, layer: &Layer) -> [usize; 2] {
+        let Layer { k, i, j, .. } = *layer;
+        let (s, t) = (self.sharing.max(1), self.rows.max(1));
+        let of = |own: usize, other: usize, linear: &Option<Matrix>| {
+            let nested = layer.input_depth(own, linear) + other - 1;
+            let rank = layer.cp.as_ref().map_or(0, |cp| cp.r);
+            let at_once = super::terms_of(k, other) + own + rank + 4 + linear.as_ref().map_or(0, |_| k);
+            if self.pairs { nested.max(at_once) } else { nested }
+        };
+        [of(j, t, &layer.u), of(i, s, &layer.v)]
+    }
+
+    /// Those of dB, dC and dλ without J, I and both, and the products.
+    fn factor_depths(&self, k: usize) -> [usize; 3] {
+        let (n, of_x) = (self.groups * self.rows, self.of_x);
+        let nested = n + k;
+        if !self.pairs {
+            return [nested; 3];
+        }
+        let (over_t, over_s) = (self.rows * k, self.sharing * k);
+        [
+            nested.max(self.groups + over_t),
+            nested.max(of_x + over_s),
+            nested.max(self.groups * k + self.rows).max(of_x * k + self.sharing),
+        ]
     }
 }
 

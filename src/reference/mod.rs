@@ -10,13 +10,15 @@
 mod backward;
 mod blocks;
 mod metric;
+mod pairs;
 mod tangent;
 mod terms;
 
-pub use backward::{Factors, Gradients, backward, backward_generate, backward_shared};
+pub use backward::{Factors, Gradients, backward, backward_generate, backward_pairs, backward_shared};
 pub use blocks::BlockGradients;
 pub(crate) use blocks::sum_of_blocks;
 pub use metric::{DistanceGradients, distances, distances_backward};
+pub use pairs::{backward_pairs_reduced, forward_pairs, forward_pairs_reduced};
 pub use tangent::tangent;
 
 use crate::interaction::Core;

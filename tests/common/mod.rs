@@ -5,6 +5,7 @@ pub mod blocks;
 pub mod case;
 pub mod cuda;
 pub mod layout;
+pub mod pairs;
 
 use std::sync::OnceLock;
 

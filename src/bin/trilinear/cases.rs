@@ -161,11 +161,11 @@ pub(crate) fn chosen(names: &[String], sizes: &[Sizes], form: Option<Form>) -> R
 impl Case {
     fn of(Sizes { n, i, j, k, r }: Sizes, form: Form) -> Case {
         let r = r.filter(|_| form == Form::Cp);
-        Case { preset: None, form, shape: Shape { n, rows: 1, i, j, k, r }, tied: false, goal: None }
+        Case { preset: None, form, shape: Shape { n, rows: 1, sharing: 1, i, j, k, r }, tied: false, goal: None }
     }
 
     fn of_preset(preset: &'static Preset, form: Option<Form>) -> Vec<Case> {
-        let &Preset { name, n, rows, i, j, k, r, dense, tied, .. } = preset;
+        let &Preset { name, n, rows, sharing, i, j, k, r, dense, tied, .. } = preset;
         let has = |form| match form {
             Form::Dense => dense,
             Form::Cp => r.is_some(),
@@ -174,7 +174,7 @@ impl Case {
             .into_iter()
             .filter(|&candidate| has(candidate) && form.is_none_or(|form| form == candidate))
             .map(|form| {
-                let shape = Shape { n, rows, i, j, k, r: r.filter(|_| form == Form::Cp) };
+                let shape = Shape { n, rows, sharing, i, j, k, r: r.filter(|_| form == Form::Cp) };
                 Case { preset: Some(name), form, shape, tied, goal: None }
             })
             .collect()
@@ -195,8 +195,12 @@ impl Case {
 
     /// For people: the preset's name and the sizes.
     pub(crate) fn label(&self) -> String {
-        let Shape { n, rows, i, j, k, r } = self.shape;
-        let n = if rows > 1 { format!("{n}×{rows}") } else { n.to_string() };
+        let Shape { n, rows, sharing, i, j, k, r } = self.shape;
+        let n = match (sharing, rows) {
+            (1, 1) => n.to_string(),
+            (1, _) => format!("{n}×{rows}"),
+            _ => format!("{}×{sharing}×{rows}", n / sharing),
+        };
         let rank = r.map_or(String::new(), |r| format!(",{r}"));
         let name = self.preset.map_or(String::new(), |name| format!("{name} "));
         format!("{name}{n},{i},{j},{k}{rank}")
@@ -204,9 +208,9 @@ impl Case {
 
     /// Elements of the operands and results of one call. `None` if one is too large to address.
     pub(crate) fn elements(&self, work: Work) -> Option<Lengths> {
-        let Shape { n, rows, i, j, k, r } = self.shape;
+        let Shape { n, rows, i, j, k, r, .. } = self.shape;
         let total = n.checked_mul(rows)?;
-        let (z, x, y) = (n.checked_mul(i)?, total.checked_mul(j)?, total.checked_mul(k)?);
+        let (z, x, y) = (n.checked_mul(i)?, self.shape.x_rows()?.checked_mul(j)?, total.checked_mul(k)?);
         let weights = match r {
             None => [k.checked_mul(i)?.checked_mul(j)?, 0, 0],
             Some(r) => [k.checked_mul(r)?, i.checked_mul(r)?, j.checked_mul(r)?],
@@ -234,7 +238,7 @@ impl Case {
 
     /// What a forward call will do, before any operand is there.
     pub(crate) fn plan<T: Element>(&self, context: trilinear::Context) -> trilinear::Result<Plan> {
-        let Shape { n, rows, i, j, k, r } = self.shape;
+        let Shape { n, rows, sharing, i, j, k, r } = self.shape;
         // One element seen as the whole of W.
         let one = [T::default()];
         let matrix = |rows, columns| View::strided(&one, 0, [rows, columns], [0, 0]);
@@ -243,7 +247,11 @@ impl Case {
             Some(r) => Interaction::cp(matrix(k, r)?, matrix(i, r)?, matrix(j, r)?)?,
         }
         .with_context(context);
-        if rows > 1 { layer.plan_shared(n, rows) } else { layer.plan(n) }
+        match (sharing, rows) {
+            (1, 1) => layer.plan(n),
+            (1, _) => layer.plan_shared(n, rows),
+            _ => layer.plan_pairs(n / sharing, sharing, rows),
+        }
     }
 }
 

@@ -47,7 +47,7 @@ impl<T: Element> Exact<'_, T> {
     }
 
     fn x(&self, n: usize, j: usize) -> Terms {
-        Terms::of(self.operands.x[n * self.shape.j + j].to_f64())
+        Terms::of(self.operands.x[self.shape.x_row(n) * self.shape.j + j].to_f64())
     }
 
     fn g(&self, n: usize, k: usize) -> Terms {
@@ -111,7 +111,7 @@ pub(crate) fn check<T: Element>(data: &Data<T>, context: Context, results: &Resu
     if data.work.forward() {
         forward(data, context, results.y)?;
     }
-    let Shape { n, rows, i, j, k, .. } = data.shape;
+    let Shape { n, rows, sharing, i, j, k, .. } = data.shape;
     let exact = Exact { shape: data.shape, operands: data.operands(0) };
     let (total, r) = (n * rows, exact.rank());
     let all_rows = |term: &dyn Fn(usize) -> Terms| sum(total, term);
@@ -120,28 +120,37 @@ pub(crate) fn check<T: Element>(data: &Data<T>, context: Context, results: &Resu
     let elements = |name, result: &[T::Accumulator], columns, depth, exact: &dyn Fn(usize, usize) -> Terms| {
         elements(name, result, columns, (depth, slack), exact)
     };
-    let of_inputs = |length: usize| match data.shape.r {
-        None => k.saturating_mul(length) + 3,
-        Some(r) => k + length + r + 4,
+    // All pairs may sum over (s, k), or over (t, k), at once.
+    let of_inputs = |length: usize, others: usize| {
+        let nested = others - 1 + match data.shape.r {
+            None => k.saturating_mul(length) + 3,
+            Some(r) => k + length + r + 4,
+        };
+        let at_once = k.saturating_mul(others) + length + r + 4;
+        if sharing > 1 { nested.max(at_once) } else { nested }
     };
+    let factor = |others: usize| if sharing > 1 { k * others + total } else { k + total };
     let tied = data.work.sums_inputs(data.shape);
-    let z_depth = of_inputs(j) + rows - 1 + if tied { of_inputs(i) } else { 0 };
+    let z_depth = of_inputs(j, rows) + if tied { of_inputs(i, 1) } else { 0 };
     let dz = |n: usize, i: usize| {
         let own = sum(rows, |row| exact.dz(n * rows + row, i));
         if tied { own.plus(exact.dx(n, i)) } else { own }
     };
     elements("dz", results.z, i, z_depth, &dz)?;
-    elements("dx", results.x, j, of_inputs(i), &|n, j| exact.dx(n, j))?;
+    elements("dx", results.x, j, of_inputs(i, sharing), &|row, j| {
+        let first = row / rows * sharing;
+        sum(sharing, |s| exact.dx((first + s) * rows + row % rows, j))
+    })?;
     elements("dW", results.w, j, total + 3, &|row, j| {
         all_rows(&|n| exact.g(n, row / i).times(exact.z(n, row % i)).times(exact.x(n, j)))
     })?;
     elements("dA", results.a, r, total + i + j + 4, &|k, r| {
         all_rows(&|n| exact.g(n, k).times(exact.p(n, r)).times(exact.q(n, r)))
     })?;
-    elements("dB", results.b, r, total + k + j + 4, &|i, r| {
+    elements("dB", results.b, r, factor(rows) + j + 4, &|i, r| {
         all_rows(&|n| exact.z(n, i).times(exact.dh(n, r)).times(exact.q(n, r)))
     })?;
-    elements("dC", results.c, r, total + k + i + 4, &|j, r| {
+    elements("dC", results.c, r, factor(sharing) + i + 4, &|j, r| {
         all_rows(&|n| exact.x(n, j).times(exact.dh(n, r)).times(exact.p(n, r)))
     })
 }
@@ -167,7 +176,7 @@ fn elements<A: Element>(
 }
 
 fn forward<T: Element>(data: &Data<T>, context: Context, y: &[T]) -> Result<()> {
-    let Shape { n, rows, i, j, k, r } = data.shape;
+    let Shape { n, rows, i, j, k, r, .. } = data.shape;
     let Operands { z, x, weights, .. } = data.operands(0);
     for (row, out) in [(0, 0), (1, 2), (2, 1), (3, 3)] {
         let (row, out) = ((n * rows - 1) * row / 3, (k - 1) * out / 3);
@@ -177,7 +186,7 @@ fn forward<T: Element>(data: &Data<T>, context: Context, y: &[T]) -> Result<()> 
             (other, None) => other,
         };
         let layer = layer(parts(weights), Shape { k: 1, ..data.shape }, context)?;
-        let (z, x) = (View::row(&z[row / rows * i..][..i]), View::row(&x[row * j..][..j]));
+        let (z, x) = (View::row(&z[row / rows * i..][..i]), View::row(&x[data.shape.x_row(row) * j..][..j]));
         let exact = reference::forward(&layer, z, x)?;
         let what = || format!("row {row}, output {out}");
         let bound =

@@ -94,9 +94,11 @@ impl<T: Element> Data<T> {
 
     pub(crate) fn plan(&self, context: Context) -> trilinear::Result<Plan> {
         let layer = self.layer(0, context)?;
-        match self.shape.rows {
-            1 => layer.plan(self.shape.n),
-            rows => layer.plan_shared(self.shape.n, rows),
+        let Shape { n, rows, sharing, .. } = self.shape;
+        match (sharing, rows) {
+            (1, 1) => layer.plan(n),
+            (1, _) => layer.plan_shared(n, rows),
+            _ => layer.plan_pairs(n / sharing, sharing, rows),
         }
     }
 }
@@ -133,7 +135,19 @@ pub(crate) fn call<'a, T: Element, S: Source<'a, T>, G: Target<'a, T::Accumulato
     (y, gradients): (impl Target<'a, T>, [G; 6]),
     saved: &mut Saved<T>,
 ) -> trilinear::Result<()> {
-    let Shape { n, rows, i, j, k, .. } = shape;
+    let Shape { n, rows, sharing, i, j, k, .. } = shape;
+    if sharing > 1 {
+        let (problems, y_shape) = (n / sharing, [n / sharing, sharing, rows, k]);
+        let (z, x) = (z.shaped([problems, sharing, i])?, x.shaped([problems, rows, j])?);
+        if work.forward() {
+            layer.forward_pairs_into(z, x, y.shaped(y_shape)?)?;
+        }
+        if work.backward() {
+            let wanted = wanted(work, shape, gradients, [problems, sharing, i], [problems, rows, j], None)?;
+            layer.backward_pairs_into(z, x, g.shaped(y_shape)?, wanted)?;
+        }
+        return Ok(());
+    }
     let z = z.shaped([n, i])?;
     if rows > 1 {
         let x = x.shaped([n, rows, j])?;
@@ -141,7 +155,7 @@ pub(crate) fn call<'a, T: Element, S: Source<'a, T>, G: Target<'a, T::Accumulato
             layer.forward_shared_into(z, x, y.shaped([n, rows, k])?)?;
         }
         if work.backward() {
-            let wanted = wanted(work, shape, gradients, [n, rows, j], None)?;
+            let wanted = wanted(work, shape, gradients, [n, i], [n, rows, j], None)?;
             layer.backward_shared_into(z, x, g.shaped([n, rows, k])?, wanted)?;
         }
         return Ok(());
@@ -152,26 +166,30 @@ pub(crate) fn call<'a, T: Element, S: Source<'a, T>, G: Target<'a, T::Accumulato
         if work.saved { layer.forward_saving_into(z, x, y, saved) } else { layer.forward_into(z, x, y) }?;
     }
     if work.backward() {
-        let wanted = wanted(work, shape, gradients, [n, j], work.saved.then_some(&*saved))?;
+        let wanted = wanted(work, shape, gradients, [n, i], [n, j], work.saved.then_some(&*saved))?;
         layer.backward_into(z, x, g.shaped([n, k])?, wanted)?;
     }
     Ok(())
 }
 
 /// The gradients that `work` asks for: written, so that what was there is not read.
-fn wanted<'s, 'a: 's, T: Element, G: Target<'a, T::Accumulator>, const D: usize>(
+fn wanted<'s, 'a: 's, T: Element, G: Target<'a, T::Accumulator>, const D: usize, const Z: usize>(
     work: Work,
     shape: Shape,
     gradients: [G; 6],
+    z_shape: [usize; Z],
     x_shape: [usize; D],
     saved: Option<&'s Saved<T>>,
-) -> trilinear::Result<Wanted<'s, T, D>> {
+) -> trilinear::Result<Wanted<'s, T, D, Z>> {
     let Shape { n, i, j, k, r, .. } = shape;
     let (parts, r) = (work.parts(shape), r.unwrap_or(0));
     let tied = work.sums_inputs(shape);
     let [z, x, w, a, b, c] = gradients;
-    let z = if parts.z { Some(Gradient::write(z.shaped([n, i])?)) } else { None };
-    let (z, tied_z) = if tied { (None, z) } else { (z, None) };
+    let (z, tied_z) = match (parts.z, tied) {
+        (true, true) => (None, Some(Gradient::write(z.shaped([n, i])?))),
+        (true, false) => (Some(Gradient::write(z.shaped(z_shape)?)), None),
+        (false, _) => (None, None),
+    };
     Ok(Wanted {
         z,
         tied: tied_z,

@@ -161,7 +161,7 @@ impl Row {
 
 /// The fields of a JSON object that say what was measured.
 pub(crate) fn identity(case: &Case, work: Work, dtype: DType, device: Device, tf32: bool) -> Map<String, Value> {
-    let Shape { n, rows, i, j, k, r } = case.shape;
+    let Shape { n, rows, sharing, i, j, k, r } = case.shape;
     let gradient = (work.pass != Pass::Forward).then(|| work.which.name());
     let fields = [
         ("preset", json!(case.preset)),
@@ -175,6 +175,7 @@ pub(crate) fn identity(case: &Case, work: Work, dtype: DType, device: Device, tf
         ("device", json!(device.to_string())),
         ("n", json!(n)),
         ("rows", json!(rows)),
+        ("sharing", json!(sharing)),
         ("i", json!(i)),
         ("j", json!(j)),
         ("k", json!(k)),

@@ -12,11 +12,25 @@ pub(crate) struct Shape {
     pub(crate) n: usize,
     /// Rows of x for each row of z: more than 1 is a shared context.
     pub(crate) rows: usize,
+    /// Rows of z that meet the same rows of x: more than 1 are all pairs.
+    pub(crate) sharing: usize,
     pub(crate) i: usize,
     pub(crate) j: usize,
     pub(crate) k: usize,
     /// The rank, for the CP form.
     pub(crate) r: Option<usize>,
+}
+
+impl Shape {
+    /// Rows of x. `None` if they are too many to count.
+    pub(crate) fn x_rows(&self) -> Option<usize> {
+        (self.n / self.sharing).checked_mul(self.rows)
+    }
+
+    /// The row of x of a row of y.
+    pub(crate) fn x_row(&self, row: usize) -> usize {
+        row / (self.rows * self.sharing) * self.rows + row % self.rows
+    }
 }
 
 /// Forward or backward.
@@ -151,6 +165,7 @@ impl Work {
         let product = |sizes: &[u128]| sizes.iter().fold(1u128, |product, &size| product.saturating_mul(size));
         let flops = |count: bool, sizes: &[u128]| if count { product(sizes).saturating_mul(2) } else { 0 };
         let (y, parts, total) = (self.forward(), self.parts(shape), n.saturating_mul(rows));
+        let x_rows = (n / shape.sharing as u128).saturating_mul(rows);
         let Parts { z, x, w, a, b, c } = parts;
         // dH = gA is in every gradient of CP but dA. P = zB is a factor of what dA, dC and dx are made of; Q = xC of what
         // dA, dB and dz are.
@@ -175,7 +190,7 @@ impl Work {
             // y = (P⊙Q)Aᵀ. dA = gᵀ(P⊙Q), dB = zᵀ(dH⊙Q), dC = xᵀ(dH⊙P), dz = (dH⊙Q)Bᵀ, dx = (dH⊙P)Cᵀ: with dH twice the
             // FLOPs of y, and P and Q once more unless they were saved.
             (Some(_), _) => {
-                let (of_z, of_x, of_y) = ([n, r, i], [total, r, j], [total, r, k]);
+                let (of_z, of_x, of_y) = ([n, r, i], [x_rows, r, j], [total, r, k]);
                 let counted = [
                     flops(y, &of_z),
                     flops(y, &of_x),
@@ -197,12 +212,12 @@ impl Work {
         let when = |needed: bool, sizes: &[u128]| if needed { product(sizes) } else { 0 };
         let (read, kept) = if shape.r.is_none() {
             let z_read = when(y || x || w, &[n, i]);
-            let x_read = when(y || z || w, &[total, j]);
+            let x_read = when(y || z || w, &[x_rows, j]);
             ([z_read, x_read, when(y || z || x, &[k, i, j]), 0, 0], [0; 2])
         } else {
             let kept = |needed, rows: u128| when(self.saved && (y || needed), &[rows, r]);
             let weights = [when(y || dh, &[k, r]), when(form_p || z, &[i, r]), when(form_q || x, &[j, r])];
-            let inputs = [when(form_p || b, &[n, i]), when(form_q || c, &[total, j])];
+            let inputs = [when(form_p || b, &[n, i]), when(form_q || c, &[x_rows, j])];
             ([inputs[0], inputs[1], weights[0], weights[1], weights[2]], [kept(p, n), kept(q, total)])
         };
         // The same tensor is read once.
@@ -211,7 +226,7 @@ impl Work {
         let stored = [when(backward, &[total, k]), when(y, &[total, k])];
         let written = [
             when(z, &[n, i]),
-            when(dx, &[total, j]),
+            when(dx, &[x_rows, j]),
             when(w, &[k, i, j]),
             when(a, &[k, r]),
             when(b, &[i, r]),

@@ -12,6 +12,9 @@ mod cp;
 mod cp_few;
 mod few;
 pub(super) mod jobs;
+mod pairs;
+mod pairs_cp;
+mod pairs_linear;
 mod shared;
 pub(super) mod weights;
 
@@ -24,6 +27,7 @@ use crate::interaction::Core;
 use crate::{Context, Element, Interaction, Result, View};
 use cp::{Destinations, Factors, Side};
 use jobs::To;
+pub(crate) use pairs::{backward_pairs, backward_pairs_reduced};
 pub(crate) use shared::{backward_generate, backward_shared};
 use weights::Weights;
 

@@ -10,7 +10,7 @@ use crate::work::{Shape, Work};
 /// Every way that fits in memory.
 pub(super) fn products<T: Real>(work: Work, shape: Shape, threads: usize, memory: usize) -> Vec<Baseline<T>> {
     let scratch = Scratch::none();
-    let Shape { n, rows, i, j, k, r } = shape;
+    let Shape { n, rows, i, j, k, r, .. } = shape;
     let total = n.saturating_mul(rows);
     let mut all = Vec::new();
     let size = |lengths: &[usize]| lengths.iter().try_fold(1usize, |product, &len| product.checked_mul(len));

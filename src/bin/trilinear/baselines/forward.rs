@@ -2,7 +2,7 @@
 
 use std::ops::{Add, Mul};
 
-use trilinear::{Element, View, ViewMut};
+use trilinear::{Context, Device, Element, Interaction, View, ViewMut};
 
 use super::product::{Library, Real, Scratch, dot, each, product};
 use super::{Baseline, LARGEST_INTERMEDIATE, Results, Run, Weights, dense};
@@ -18,7 +18,7 @@ pub(super) fn naive<T: Element, A: Copy + Default + Add<Output = A> + Mul<Output
     widen: fn(T) -> A,
     narrow: fn(A) -> T,
 ) -> Vec<Baseline<T>> {
-    let Shape { n, rows, i, j, k, r } = shape;
+    let Shape { n, rows, i, j, k, r, .. } = shape;
     let terms = match r {
         Some(r) => r as f64 * (i + j + k) as f64,
         None => i as f64 * j as f64 * k as f64,
@@ -34,7 +34,7 @@ pub(super) fn naive<T: Element, A: Copy + Default + Add<Output = A> + Mul<Output
     };
     let run: Run<T> = Box::new(move |operands, Results { y, .. }| {
         each(threads, y, k, |row, y| {
-            let (z, x) = (&operands.z[row / rows * i..][..i], &operands.x[row * j..][..j]);
+            let (z, x) = (&operands.z[row / rows * i..][..i], &operands.x[shape.x_row(row) * j..][..j]);
             match operands.weights {
                 Weights::Dense(w) => {
                     for (y, w) in y.iter_mut().zip(w.chunks(i * j)) {
@@ -65,7 +65,7 @@ pub(super) fn naive<T: Element, A: Copy + Default + Add<Output = A> + Mul<Output
 /// Those that are made of matrix products.
 pub(super) fn products<T: Real>(shape: Shape, threads: usize, memory: usize) -> Vec<Baseline<T>> {
     let scratch = Scratch::none();
-    let Shape { n, rows, i, j, k, r } = shape;
+    let Shape { n, rows, sharing, i, j, k, r } = shape;
     let total = n.saturating_mul(rows);
     let mut all = Vec::new();
     let mut add = |elements: Option<usize>, name: &'static str, run: Run<T>| {
@@ -75,17 +75,28 @@ pub(super) fn products<T: Real>(shape: Shape, threads: usize, memory: usize) -> 
         }
     };
     let size = |lengths: &[usize]| lengths.iter().try_fold(1usize, |product, &len| product.checked_mul(len));
+    if sharing > 1 {
+        add(Some(0), "a shared context for each problem (trilinear)", repeated_contexts(shape, threads));
+    }
     for library in [Library::Gemm, Library::MatrixMultiply] {
         if let Some(r) = r {
+            if sharing > 1 {
+                let elements = shape.x_rows().and_then(|of_x| size(&[n.checked_mul(2)?.checked_add(of_x)?, r]));
+                let name = library.name("zB and xC, GEMMs (gemm)", "zB and xC, GEMMs (matrixmultiply)");
+                add(elements, name, pair_products(library, shape, r, threads, scratch.clone()));
+                continue;
+            }
             let elements = size(&[n, r]).zip(size(&[total, r])).and_then(|(p, q)| p.checked_add(q));
             let name = library.name("three GEMMs (gemm)", "three GEMMs (matrixmultiply)");
             add(elements, name, three_products(library, shape, r, threads, scratch.clone()));
             continue;
         }
-        let name = library.name("outer product + GEMM (gemm)", "outer product + GEMM (matrixmultiply)");
-        add(size(&[total, i, j]), name, outer_product(library, shape, threads, scratch.clone()));
-        let name = library.name("two GEMMs (gemm)", "two GEMMs (matrixmultiply)");
-        add(size(&[total, k, i]), name, two_products(library, shape, threads, scratch.clone()));
+        if sharing == 1 {
+            let name = library.name("outer product + GEMM (gemm)", "outer product + GEMM (matrixmultiply)");
+            add(size(&[total, i, j]), name, outer_product(library, shape, threads, scratch.clone()));
+            let name = library.name("two GEMMs (gemm)", "two GEMMs (matrixmultiply)");
+            add(size(&[total, k, i]), name, two_products(library, shape, threads, scratch.clone()));
+        }
         if rows > 1 {
             let name = library.name("z first, GEMMs (gemm)", "z first, GEMMs (matrixmultiply)");
             add(size(&[n, k, j]), name, context_first(library, shape, threads, scratch.clone()));
@@ -135,9 +146,10 @@ fn two_products<T: Real>(library: Library, shape: Shape, threads: usize, scratch
     })
 }
 
-/// Shared context: W′ = zᵀW [G, K, J] by one product for each output, then one with x for each group.
+/// Shared context: W′ = zᵀW [G, K, J] by one product for each output, then one with x for each group; of all pairs one for each
+/// problem where y lies as the product has it, K = 1.
 fn context_first<T: Real>(library: Library, shape: Shape, threads: usize, scratch: Scratch<T>) -> Run<T> {
-    let Shape { n, rows, i, j, k, .. } = shape;
+    let Shape { n, rows, sharing, i, j, k, .. } = shape;
     Box::new(move |operands, Results { y, .. }| {
         let mut buffer = scratch.lock(n * k * j);
         let generated = &mut buffer[..n * k * j];
@@ -146,8 +158,18 @@ fn context_first<T: Real>(library: Library, shape: Shape, threads: usize, scratc
             let to = ViewMut::strided(generated, out * j, [n, j], [(k * j) as isize, 1])?;
             product(library, threads, z, View::new(w, [i, j])?, to);
         }
+        if sharing > 1 && k == 1 {
+            each(threads, y, sharing * rows, |problem, y| {
+                let x = View::new(&operands.x[problem * rows * j..][..rows * j], [rows, j]);
+                let w = View::new(&generated[problem * sharing * j..][..sharing * j], [sharing, j]);
+                if let (Ok(x), Ok(w), Ok(y)) = (x, w, ViewMut::new(y, [sharing, rows])) {
+                    product(library, 1, w, x.transpose(), y);
+                }
+            });
+            return Ok(());
+        }
         each(threads, y, rows * k, |group, y| {
-            let x = View::new(&operands.x[group * rows * j..][..rows * j], [rows, j]);
+            let x = View::new(&operands.x[group / sharing * rows * j..][..rows * j], [rows, j]);
             let w = View::new(&generated[group * k * j..][..k * j], [k, j]);
             if let (Ok(x), Ok(w), Ok(y)) = (x, w, ViewMut::new(y, [rows, k])) {
                 product(library, 1, x, w.transpose(), y);
@@ -175,6 +197,58 @@ fn three_products<T: Real>(library: Library, shape: Shape, r: usize, threads: us
         });
         let a = View::new(a, [k, r])?;
         product(library, threads, View::new(q, [total, r])?, a.transpose(), ViewMut::new(y, [total, k])?);
+        Ok(())
+    })
+}
+
+/// All pairs by this crate's shared contexts: x of a problem is broadcast to each of its rows of z.
+fn repeated_contexts<T: Real>(shape: Shape, threads: usize) -> Run<T> {
+    let Shape { n, rows, sharing, i, j, k, r } = shape;
+    let r = r.unwrap_or(0);
+    Box::new(move |operands, Results { y, .. }| {
+        let layer = match operands.weights {
+            Weights::Dense(w) => Interaction::dense(View::new(w, [k, i, j])?)?,
+            Weights::Cp { a, b, c } => {
+                Interaction::cp(View::new(a, [k, r])?, View::new(b, [i, r])?, View::new(c, [j, r])?)?
+            }
+        };
+        let layer = layer.with_context(Context::new(Device::Cpu)?.with_threads(threads)?);
+        for (problem, y) in y.chunks_mut(sharing * rows * k).enumerate().take(n / sharing) {
+            let z = View::new(&operands.z[problem * sharing * i..][..sharing * i], [sharing, i])?;
+            let x = View::new(&operands.x[problem * rows * j..][..rows * j], [1, rows, j])?.broadcast(0, sharing)?;
+            layer.forward_shared_into(z, x, ViewMut::new(y, [sharing, rows, k])?)?;
+        }
+        Ok(())
+    })
+}
+
+/// All pairs of CP: zB and xC in memory; for each output zB times a row of A, and for each problem the product of that with xC.
+fn pair_products<T: Real>(library: Library, shape: Shape, r: usize, threads: usize, scratch: Scratch<T>) -> Run<T> {
+    let Shape { n, rows, sharing, i, j, k, .. } = shape;
+    let of_x = n / sharing * rows;
+    Box::new(move |operands, Results { y, .. }| {
+        let Weights::Cp { a, b, c } = operands.weights else { return Ok(()) };
+        let mut buffer = scratch.lock((2 * n + of_x) * r);
+        let (p, rest) = buffer[..(2 * n + of_x) * r].split_at_mut(n * r);
+        let (scaled, q) = rest.split_at_mut(n * r);
+        let (z, x) = (View::new(operands.z, [n, i])?, View::new(operands.x, [of_x, j])?);
+        product(library, threads, z, View::new(b, [i, r])?, ViewMut::new(p, [n, r])?);
+        product(library, threads, x, View::new(c, [j, r])?, ViewMut::new(q, [of_x, r])?);
+        for (out, a) in a.chunks(r).enumerate() {
+            each(threads, scaled, r, |row, scaled| {
+                for ((scaled, &p), &a) in scaled.iter_mut().zip(&p[row * r..]).zip(a) {
+                    *scaled = p * a;
+                }
+            });
+            each(threads, y, sharing * rows * k, |problem, y| {
+                let p = View::new(&scaled[problem * sharing * r..][..sharing * r], [sharing, r]);
+                let q = View::new(&q[problem * rows * r..][..rows * r], [rows, r]);
+                let y = ViewMut::strided(y, out, [sharing, rows], [(rows * k) as isize, k as isize]);
+                if let (Ok(p), Ok(q), Ok(y)) = (p, q, y) {
+                    product(library, 1, p, q.transpose(), y);
+                }
+            });
+        }
         Ok(())
     })
 }

@@ -50,7 +50,7 @@ impl<T: Element> Ready<T> {
 
 /// Every way to do this work that cuBLAS can be asked for.
 pub(crate) fn of<T: Element>(work: Work, shape: Shape) -> Vec<Baseline<T>> {
-    let Shape { n, rows, i, j, k, r } = shape;
+    let Shape { n, rows, i, j, k, r, .. } = shape;
     let lens =
         |sizes: &[usize]| sizes.iter().try_fold(1usize, |all, &len| all.checked_mul(len)).filter(|&len| fits(len));
     let (y, d) = (work.forward(), work.backward());

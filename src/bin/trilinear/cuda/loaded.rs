@@ -39,6 +39,7 @@ impl<T: Baselines> Loaded<T> {
             (Err(trilinear::Error::TooLarge { .. }), _) | (_, None) => {
                 return skip("its tensors do not fit in the address space");
             }
+            (Err(error @ trilinear::Error::Unsupported { .. }), _) => return skip(&error.to_string()),
             (Err(error), _) => return Err(error.into()),
         };
         let accumulator = T::Accumulator::DTYPE;
@@ -57,7 +58,7 @@ impl<T: Baselines> Loaded<T> {
         let Some(outputs) = Outputs::new(1, data.lengths) else { return skip(no_memory) };
         let plan = match data.plan(context) {
             Ok(plan) => plan,
-            Err(error @ trilinear::Error::Algorithm { .. }) => return skip(&error.to_string()),
+            Err(error @ (trilinear::Error::Algorithm { .. } | trilinear::Error::Unsupported { .. })) => return skip(&error.to_string()),
             Err(error) => return Err(error.into()),
         };
         let tensors = match Tensors::new(context.device(), &data) {

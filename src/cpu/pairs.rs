@@ -1,0 +1,633 @@
+//! All pairs: y\[p,s,t,k\] = z\[p,s\]ᵀ W_k x\[p,t\] + …, every row of z of a problem p with every row of x of it.
+//!
+//! ```text
+//!   tasks: blocks of rows (p, s) × outputs k
+//!   W′[p,s,k][·] = Σ_i z[p,s][i] · W[k][i][·] + V[k][·]      lanes over j; tiles of NR rows (p, s)                dense, d = J
+//!                = λ ⊙ A[k] ⊙ zB                             lanes over r                                         CP, d = R
+//!   y[p,s,t,k]   = Σ_d W′[p,s,k][d] · X[p,t][d] + b′[p,s,k]  lanes over t, X packed once for all rows (s, k)       X = x, or xC
+//! ```
+//!
+//! Cost P·S·IJK + P·S·T·JK: contracted before it meets the rows of x, which all rows of z share. The sides may change roles
+//! ([`Pairs::swap`]), so that the cheaper one is contracted. A tile of MR rows of x is packed (and of CP multiplied by C) for a
+//! whole block of W′, which stays in L2; only its sums exist beside it.
+
+use super::cache::{Caches, caches, part, parts};
+use super::kernels::{Epilogue, Fetch, Gemm, Hadamard};
+use super::operand::{Cube, Part};
+use super::output::{Output, Place, Sink, Staging, Tile};
+use super::parallel::{self, Shared};
+use super::product::{Block, IN_PLACE_ROWS, Lanes, Product, Target};
+use super::scratch;
+use super::simd::Kernels;
+use super::small::copy_rows;
+use super::table::Table;
+use crate::interaction::Core;
+use crate::{Context, Interaction, Result, View, ViewMut};
+
+/// Elements of W′ in a task: 1 MiB of f32, a usual L2.
+pub(super) const GENERATED: usize = 1 << 18;
+/// Rows of z in a task, a multiple of every level's NR: packing a strip of W costs about two cycles for each step of depth, using
+/// it one for each row.
+pub(super) const ROWS: usize = 192;
+/// Rows of z that a task should have at least.
+const SOME_ROWS: usize = 48;
+/// Rows of z below which tasks are not cut for the sake of threads, times NR.
+const FEW_TILES: usize = 2;
+/// Rows of z in all from which on packing W once costs less than reading it in place, ...
+const MANY_ROWS: usize = 512;
+/// ... and bytes of packed weights that a call may keep.
+const PACKED_BYTES: usize = 4 << 20;
+
+/// Operands, whose sizes agree.
+#[derive(Clone, Copy)]
+pub(crate) struct Pairs<'a, T: Kernels> {
+    pub(crate) table: &'static Table<T>,
+    pub(crate) caches: Caches,
+    /// P, S, T, K.
+    pub(crate) sizes: [usize; 4],
+    /// [P, S, I] and [P, T, J].
+    pub(crate) z: View<'a, T, 3>,
+    pub(crate) x: View<'a, T, 3>,
+    pub(crate) core: Core<'a, T>,
+    pub(crate) u: Option<View<'a, T, 2>>,
+    pub(crate) v: Option<View<'a, T, 2>>,
+    pub(crate) b: Option<View<'a, T, 1>>,
+}
+
+/// Where y goes: its first element, and the strides of p, s, t and k.
+#[derive(Clone, Copy)]
+pub(crate) struct To<T> {
+    pub(crate) first: *mut T,
+    pub(crate) strides: [isize; 4],
+}
+
+impl<T> To<T> {
+    pub(crate) fn new(mut y: ViewMut<'_, T, 4>) -> Self {
+        To { first: y.host_mut_ptr(), strides: y.strides() }
+    }
+
+    /// s and t exchanged.
+    pub(crate) fn swap(self) -> Self {
+        let [p, s, t, k] = self.strides;
+        To { strides: [p, t, s, k], ..self }
+    }
+}
+
+/// Rows of some of the problems as one matrix: all of each of several, evenly spaced, or some of one.
+pub(crate) fn rows_of<T>(view: View<'_, T, 3>, p: Part, s: Part) -> View<'_, T, 2> {
+    let ([_, _, columns], [sp, ss, sc]) = (view.shape(), view.strides());
+    let offset = (p.0 as isize).wrapping_mul(sp).wrapping_add((s.0 as isize).wrapping_mul(ss));
+    let stride = if s.1 == 1 && p.1 > 1 { sp } else { ss };
+    // SAFETY: rows of the view, evenly spaced as the blocks are cut.
+    unsafe { View::from_raw_parts(view.host_ptr().wrapping_offset(offset), [p.1 * s.1, columns], [stride, sc]) }
+}
+
+/// Whether the rows of all problems are evenly spaced.
+pub(crate) fn flat([_, rows, _]: [usize; 3], [sp, ss, _]: [isize; 3]) -> bool {
+    rows == 1 || sp == ss.wrapping_mul(rows as isize)
+}
+
+impl<'a, T: Kernels> Pairs<'a, T> {
+    /// `layer` has no weights without elements.
+    pub(crate) fn new(
+        layer: &Interaction<'a, T>,
+        context: &Context,
+        z: View<'a, T, 3>,
+        x: View<'a, T, 3>,
+    ) -> Result<Self>
+    where
+        T: crate::Element,
+    {
+        let (table, caches) = (T::table(context.capability()), caches());
+        let ([p, s, _], [_, t, _]) = (z.shape(), x.shape());
+        let (z, x) = (z.slice(2, 0..layer.i)?, x.slice(2, 0..layer.j)?);
+        let (core, u, v, b) = (layer.core, layer.u, layer.v, layer.b);
+        Ok(Pairs { table, caches, sizes: [p, s, t, layer.k], z, x, core, u, v, b })
+    }
+
+    /// z and x exchanged, and what belongs to them.
+    pub(crate) fn swap(self) -> Self {
+        let [p, s, t, k] = self.sizes;
+        let core = match self.core {
+            Core::Dense(w) => Core::Dense(w.permute([0, 2, 1]).unwrap_or(w)), // a permutation
+            Core::Cp { a, b, c, lambda } => Core::Cp { a, b: c, c: b, lambda },
+            other => other,
+        };
+        Pairs { sizes: [p, t, s, k], z: self.x, x: self.z, core, u: self.v, v: self.u, ..self }
+    }
+
+    /// Whether it is cheaper to contract x first.
+    pub(crate) fn prefers_swap(&self) -> bool {
+        // Lanes run over t.
+        let cost = |p: &Self| {
+            let [_, s, t, k] = p.sizes.map(|len| len as f64);
+            let padded = p.sizes[2].next_multiple_of(p.table.lanes) as f64;
+            let [i, j] = [p.z.shape()[2], p.x.shape()[2]].map(|len| len as f64);
+            match p.core {
+                Core::Cp { a, .. } => a.shape()[1] as f64 * (s * i + padded * j + s * k * padded),
+                _ => k * s * j * (i + padded) + t,
+            }
+        };
+        cost(&self.swap()) < cost(self)
+    }
+
+    /// Length of a row of W′.
+    pub(crate) fn depth(&self) -> usize {
+        match self.core {
+            Core::Absent => 0,
+            Core::Cp { a, .. } => a.shape()[1],
+            _ => self.x.shape()[2],
+        }
+    }
+
+    fn is_dense(&self) -> bool {
+        matches!(self.core, Core::Dense(_))
+    }
+
+    /// y on so many threads.
+    pub(crate) fn forward(&self, y: To<T>, threads: usize) -> Result<()> {
+        if self.prefers_swap() {
+            return self.swap().contract_z(y.swap(), threads, None);
+        }
+        self.contract_z(y, threads, None)
+    }
+
+    /// y by contracting z first; with a scale the sum of all problems' times that, and b.
+    pub(super) fn contract_z(&self, y: To<T>, threads: usize, scale: Option<T::Acc>) -> Result<()> {
+        let blocks = Blocks::new(self, threads, scale.is_some());
+        let [p, s, t, k] = self.sizes;
+        scratch::with([blocks.packed], |[packed]| {
+            let weights = Weights::new(self, if blocks.packed > 0 { packed } else { std::ptr::null_mut() });
+            let shared = Shared::new(y.first);
+            let (outer, each) = if scale.is_some() { (t, blocks.tb) } else { (p, blocks.pb) };
+            let cuts = [outer.div_ceil(each), s.div_ceil(blocks.sb), k.div_ceil(blocks.kb)];
+            parallel::run(threads, cuts.iter().product(), |index| {
+                let (rest, k0) = (index % (cuts[0] * cuts[1]), index / (cuts[0] * cuts[1]) * blocks.kb);
+                let (first, s0) = (rest / cuts[1] * each, rest % cuts[1] * blocks.sb);
+                let part = (first, each.min(outer - first));
+                let (s, k) = ((s0, blocks.sb.min(s - s0)), (k0, blocks.kb.min(k - k0)));
+                scratch::with(blocks.lengths, |scratch| {
+                    let task = Task { pairs: self, blocks: &blocks, weights: &weights, k, scratch };
+                    let y = To { first: shared.get(), ..y };
+                    // SAFETY: the scratch has the lengths that `Blocks` computed for these blocks, the operands' shapes
+                    // agree, and no other task writes these rows and outputs.
+                    unsafe {
+                        match scale {
+                            None => task.run(part, s, y),
+                            Some(scale) => task.reduce(part, s, y, scale),
+                        }
+                    }
+                    Ok(())
+                })
+            })
+        })
+    }
+}
+
+/// Sizes of the blocks.
+pub(crate) struct Blocks {
+    /// Problems in a task; of several all rows.
+    pb: usize,
+    /// Rows of z of each.
+    sb: usize,
+    /// Outputs.
+    kb: usize,
+    /// Rows of x whose sums are kept: a tile, or if all problems are summed as many as fit.
+    tb: usize,
+    /// Distance between rows of W′, and between rows of b′.
+    ld: usize,
+    bias_ld: usize,
+    kc: usize,
+    /// Whether the rows of z are so few that packing W would not pay.
+    few: bool,
+    /// Length of the weights packed for the whole call, if they are.
+    pub(crate) packed: usize,
+    /// Lengths of a task's scratch: W′, zB, λ⊙A, λ, b′, a panel of x, sums, xVᵀ, xC, a strip, a tile, staged rows.
+    pub(crate) lengths: [usize; 12],
+}
+
+impl Blocks {
+    pub(crate) fn new<T: Kernels>(p: &Pairs<'_, T>, threads: usize, reduced: bool) -> Blocks {
+        let ([problems, s, t, k], [_, _, i], depth) = (p.sizes, p.z.shape(), p.depth());
+        let (mr, nr, kc) = (p.table.mr, p.table.nr, p.caches.kc(p.table));
+        let ld = depth.next_multiple_of(mr) + 16;
+        let most = (GENERATED / ld).max(1);
+        let wanted = if threads > 1 { 4 * threads } else { 1 };
+        // As many outputs as leave room for some rows, in whole vectors, by which they are written.
+        let kb = part(k, (most / SOME_ROWS).max(1), p.table.lanes.min((most / SOME_ROWS).max(1))).max(1);
+        let rows = (most / kb).clamp(1, ROWS);
+        // Whole problems if they are many and small, else parts of one; fewer rows for the sake of threads.
+        let (even, apart) = (flat(p.z.shape(), p.z.strides()), if reduced { 1 } else { problems });
+        let pb = if even && s > 0 && !reduced { (rows / s).clamp(1, problems.div_ceil(wanted).max(1)) } else { 1 };
+        let pb = part(problems, pb, 1).max(1);
+        let least = s.div_ceil(wanted.div_ceil(apart.div_ceil(pb).max(1))).max(FEW_TILES * nr);
+        let sb = if pb > 1 { s } else { part(s, rows.min(least), 1).max(1) };
+        let most = if reduced { (GENERATED / (sb * kb)).max(mr) } else { mr };
+        let tb = part(t, most, mr).next_multiple_of(mr).max(mr);
+        let bias_ld = kb.next_multiple_of(mr) + 16;
+        let strips = |len: usize| len.next_multiple_of(mr);
+        let packed = match p.core {
+            Core::Dense(_) => k.saturating_mul(i).saturating_mul(strips(depth)),
+            Core::Cp { .. } => i.saturating_mul(strips(depth)),
+            _ => 0,
+        };
+        let all = problems.saturating_mul(s);
+        let fits = packed.saturating_mul(size_of::<T::Acc>()) <= PACKED_BYTES;
+        let packed = if fits && all >= MANY_ROWS { packed } else { 0 };
+        let few = all <= IN_PLACE_ROWS;
+        let (cp, linear) = (matches!(p.core, Core::Cp { .. }), !p.is_dense() && p.v.is_some());
+        let when = |used: bool, len: usize| if used { len } else { 0 };
+        let rows = pb * sb;
+        let lengths = [
+            rows * kb * ld,
+            when(cp, rows * ld),
+            when(cp, kb * ld),
+            when(cp, ld),
+            rows * bias_ld,
+            kc * mr,
+            sb * kb * tb,
+            when(linear, kb * mr),
+            when(cp, depth * mr),
+            kc * mr,
+            rows.max(ROWS) * mr,
+            (rows.max(ROWS) * (kc + 16)).max(kc * (ROWS + 16)),
+        ];
+        Blocks { pb, sb, kb, tb, ld, bias_ld, kc, few, packed, lengths }
+    }
+}
+
+/// The weights that z is multiplied by, W or B: packed for the whole call where they fit.
+pub(super) struct Weights<'a, T: Kernels> {
+    packed: *const T::Acc,
+    core: Core<'a, T>,
+    mr: usize,
+}
+
+// SAFETY: the packed weights are only read once tasks run.
+unsafe impl<T: Kernels> Sync for Weights<'_, T> {}
+
+impl<'a, T: Kernels> Weights<'a, T> {
+    /// Packed at `to`, which has the room that `Blocks` counted, unless that is null.
+    fn new(p: &Pairs<'a, T>, to: *mut T::Acc) -> Self {
+        let mut next = to;
+        let outputs = if to.is_null() { 0 } else { p.sizes[3] };
+        match p.core {
+            Core::Dense(w) => {
+                for k in 0..outputs {
+                    // SAFETY: the room was counted for all outputs.
+                    unsafe { Lanes::pack_all(p.table, w.matrix(k), &mut next) };
+                }
+            }
+            Core::Cp { b, .. } => {
+                // SAFETY: as above.
+                unsafe { Lanes::pack_all(p.table, b, &mut next) };
+            }
+            Core::Absent | Core::Blocks(_) => {} // no blocks: check_pairs
+        }
+        Weights { packed: to, core: p.core, mr: p.table.mr }
+    }
+
+    /// Those of an output.
+    fn of(&self, k: usize) -> Option<Lanes<'a, T>> {
+        let (view, first) = match self.core {
+            Core::Dense(w) => {
+                let [_, rows, columns] = w.shape();
+                (w.matrix(k), k * rows * columns.next_multiple_of(self.mr))
+            }
+            Core::Cp { b, .. } => (b, 0),
+            Core::Absent | Core::Blocks(_) => return None,
+        };
+        let packed = if self.packed.is_null() { self.packed } else { self.packed.wrapping_add(first) };
+        // SAFETY: packed one behind the other by `new`, for as long as the call.
+        Some(unsafe { Lanes::packed_at(view, packed) })
+    }
+}
+
+pub(super) struct Task<'a, T: Kernels> {
+    pub(super) pairs: &'a Pairs<'a, T>,
+    pub(super) blocks: &'a Blocks,
+    pub(super) weights: &'a Weights<'a, T>,
+    pub(super) k: Part,
+    pub(super) scratch: [*mut T::Acc; 12],
+}
+
+impl<T: Kernels> Task<'_, T> {
+    unsafe fn run(&self, problems: Part, s: Part, y: To<T>) {
+        // SAFETY: see `Pairs::contract_z`, here and in all that it calls.
+        unsafe {
+            self.generate(rows_of(self.pairs.z, problems, s));
+            for p in 0..problems.1 {
+                for tile in self.tiles((0, self.pairs.sizes[2])) {
+                    let sums = self.scratch[6];
+                    self.meet(problems.0 + p, p * s.1, s.1, tile, sums, true);
+                    self.write((problems.0 + p, s), tile, sums, y);
+                }
+            }
+        }
+    }
+
+    /// Tiles of these rows of x.
+    pub(super) fn tiles(&self, t: Part) -> impl Iterator<Item = Output<T>> + use<T> {
+        let (table, end, k, sums) = (self.pairs.table, t.0 + t.1, self.k, self.scratch[7]);
+        (t.0..end).step_by(table.mr).map(move |t0| Output { table, n: (t0, table.mr.min(end - t0)), k, sums })
+    }
+
+    fn product(&self) -> Product<T> {
+        let [.., strip, tile, staged] = self.scratch;
+        Product { table: self.pairs.table, kc: self.blocks.kc, few: self.blocks.few, strip, tile, staged }
+    }
+
+    /// W′ and b′ of rows of z.
+    pub(super) unsafe fn generate(&self, z: View<'_, T, 2>) {
+        let (p, table, ld, bias_ld, (k0, outs)) = (self.pairs, self.pairs.table, self.blocks.ld, self.blocks.bias_ld, self.k);
+        let [generated, components, scaled, lambda, bias, ..] = self.scratch;
+        let (rows, product) = (z.shape()[0], self.product());
+        // SAFETY: see `Pairs::contract_z`.
+        unsafe {
+            for row in 0..rows {
+                for k in 0..outs {
+                    let initial = p.b.and_then(|b| b.get([k0 + k])).map_or(T::Acc::default(), T::to_acc);
+                    *bias.add(row * bias_ld + k) = initial;
+                }
+            }
+            if let Some(u) = p.u {
+                let block = Block { rows, over: 0, columns: self.k };
+                let to = Target::scratch(bias, bias_ld);
+                product.run(Cube::matrix(z), Lanes::matrix(u.transpose()), block, to, Epilogue::Add);
+            }
+            let block = Block { rows, over: 0, columns: (0, p.depth()) };
+            if let Core::Cp { a, lambda: weights, .. } = p.core {
+                let Some(lanes) = self.weights.of(0) else { return };
+                product.run(Cube::matrix(z), lanes, block, Target::scratch(components, ld), Epilogue::Set);
+                scale_rows(table, a.slice_rows(self.k), weights, lambda, scaled, ld);
+                for row in 0..rows {
+                    (table.arithmetic.hadamard)(&Hadamard {
+                        to: generated.add(row * outs * ld),
+                        to_stride: ld,
+                        factors: [(components.add(row * ld).cast_const(), 0), (scaled.cast_const(), ld)],
+                        scale: std::ptr::null(),
+                        rows: outs,
+                        columns: p.depth(),
+                    });
+                }
+                return;
+            }
+            let Core::Dense(w) = p.core else { return };
+            for k in 0..outs {
+                let Some(lanes) = self.weights.of(k0 + k) else { return };
+                let to = Target::scratch(generated.add(k * ld), outs * ld);
+                let mut epilogue = Epilogue::Set;
+                if let Some(v) = p.v {
+                    for row in 0..rows {
+                        copy_rows(table, v.slice_rows((k0 + k, 1)), to.offset(row, 0).first, ld);
+                    }
+                    epilogue = Epilogue::Add;
+                }
+                let w = w.matrix(k0 + k);
+                if T::IN_PLACE && w.strides()[1] == 1 && self.weights.packed.is_null() {
+                    self.read_ahead(&product, z, w, to, epilogue);
+                } else {
+                    product.run(Cube::matrix(z), lanes, block, to, epilogue);
+                }
+            }
+        }
+    }
+
+    /// W′ of an output like [`Product::run`], whose strips of W are read in place, the next one asked for in advance.
+    unsafe fn read_ahead(
+        &self,
+        product: &Product<T>,
+        z: View<'_, T, 2>,
+        w: View<'_, T, 2>,
+        to: Target<T::Acc>,
+        mut epilogue: Epilogue,
+    ) {
+        let (table, rows, [_, columns]) = (product.table, z.shape()[0], w.shape());
+        for i in parts(w.shape()[0], product.kc, table.lanes) {
+            // SAFETY: see `Pairs::contract_z`; W is contiguous accumulators along j.
+            unsafe {
+                let (b, _, b_stride) = Cube::matrix(z).stage(table, [(0, 1), (0, rows), i], product.staged, i.1 + 16);
+                for column in (0..columns).step_by(table.mr) {
+                    let left = columns - column;
+                    let (a, a_stride, vectors) = if left >= table.mr {
+                        let first = w.slice_rows(i).host_ptr().wrapping_add(column);
+                        (first.cast::<T::Acc>(), w.strides()[0], table.mr / table.lanes)
+                    } else {
+                        let vectors = Lanes::matrix(w).pack(table, i, (column, columns), product.strip);
+                        (product.strip.cast_const(), (vectors * table.lanes) as isize, vectors)
+                    };
+                    let fetch = if left > table.mr { Fetch::Lanes } else { Fetch::Nothing };
+                    let (out, out_stride) = (std::ptr::null_mut(), 0);
+                    let gemm =
+                        Gemm { a, a_stride, vectors, b, b_stride, b_step: 1, rows, depth: i.1, out, out_stride, epilogue, fetch };
+                    product.store(&gemm, left, to.offset(0, column), epilogue);
+                }
+            }
+            epilogue = Epilogue::Add;
+        }
+    }
+
+    /// Sums of the rows (s, k) from the `row`-th of z on with a tile of rows of x: begun, or added to.
+    pub(super) unsafe fn meet(
+        &self,
+        problem: usize,
+        row: usize,
+        s: usize,
+        rows: Output<T>,
+        sums: *mut T::Acc,
+        begun: bool,
+    ) {
+        let (p, table, blocks, outs) = (self.pairs, self.pairs.table, self.blocks, self.k.1);
+        let [generated, _, _, _, _, panel, _, linear, components, _, _, staged] = self.scratch;
+        let x = p.x.matrix(problem);
+        let panels = rows.panels(panel, blocks.kc);
+        let staging = Staging { buffer: staged, len: blocks.lengths[11] };
+        let generated = generated.wrapping_add(row * outs * blocks.ld);
+        // SAFETY: see `Pairs::contract_z`.
+        unsafe {
+            let Some(tile) = rows.tiles().next() else { return };
+            let mut epilogue = if begun { Epilogue::Set } else { Epilogue::Add };
+            let mut meet = |a: *const T::Acc, (d0, depth): Part| {
+                (table.arithmetic.gemm)(&Gemm {
+                    a,
+                    a_stride: tile.width as isize,
+                    vectors: tile.vectors,
+                    b: generated.add(d0).cast_const(),
+                    b_stride: blocks.ld as isize,
+                    b_step: 1,
+                    rows: s * outs,
+                    depth,
+                    out: sums,
+                    out_stride: tile.width,
+                    epilogue,
+                    fetch: Fetch::Rows,
+                });
+                epilogue = Epilogue::Add;
+            };
+            if p.is_dense() {
+                for j in parts(p.x.shape()[2], blocks.kc, table.lanes) {
+                    rows.pack(x, j, panels);
+                    meet(panel, j);
+                }
+                return self.finish(row, s, tile, None, sums);
+            }
+            if p.v.is_some() {
+                rows.set(None);
+            }
+            std::slice::from_raw_parts_mut(components, p.depth() * tile.width).fill(T::Acc::default());
+            for j in parts(p.x.shape()[2], blocks.kc, table.lanes).filter(|part| part.1 > 0) {
+                rows.pack(x, j, panels);
+                if let Some(v) = p.v {
+                    rows.add_product(Cube::matrix(v), j, panels, blocks.kc, staging);
+                }
+                if let Core::Cp { c, .. } = p.core {
+                    project(table, c, j, (panel, tile), staged, components);
+                }
+            }
+            // Without W there is no depth, and the sums of nothing are zeros.
+            for r in parts(p.depth(), blocks.kc, table.lanes) {
+                meet(components.add(r.0 * tile.width), r);
+            }
+            self.finish(row, s, tile, p.v.map(|_| linear), sums);
+        }
+    }
+
+    /// Sums of a tile with what is not in W′: b′, and xVᵀ.
+    unsafe fn finish(&self, row: usize, s: usize, tile: Tile, linear: Option<*mut T::Acc>, sums: *mut T::Acc) {
+        let (bias, outs, p) = (self.scratch[4], self.k.1, self.pairs);
+        if p.b.is_none() && p.u.is_none() && linear.is_none() {
+            return;
+        }
+        for s in 0..s {
+            for k in 0..outs {
+                // SAFETY: see `Pairs::contract_z`.
+                unsafe {
+                    let value = *bias.add((row + s) * self.blocks.bias_ld + k);
+                    let sums = std::slice::from_raw_parts_mut(sums.add((s * outs + k) * tile.width), tile.width);
+                    match linear {
+                        None => sums.iter_mut().for_each(|sum| *sum += value),
+                        Some(linear) => {
+                            let linear = std::slice::from_raw_parts(linear.add(k * tile.width), tile.width);
+                            sums.iter_mut().zip(linear).for_each(|(sum, &term)| *sum += value + term);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sums of a tile to y.
+    pub(super) unsafe fn write(&self, (problem, s): (usize, Part), rows: Output<T>, sums: *mut T::Acc, y: To<T>) {
+        let ([sp, ss, st, sk], outs) = (y.strides, self.k.1);
+        let Some(tile) = rows.tiles().next() else { return };
+        let offset = |s: usize, k: usize| {
+            let [p, s, t, k] = [problem, s, rows.n.0, k].map(|index| index as isize);
+            p.wrapping_mul(sp).wrapping_add(s.wrapping_mul(ss)).wrapping_add(t.wrapping_mul(st)).wrapping_add(k.wrapping_mul(sk))
+        };
+        let at = |s: usize, k: usize, strides| Sink { place: Place::Stored(y.first.wrapping_offset(offset(s, k))), strides };
+        // SAFETY: see `Pairs::contract_z`; y has these rows and outputs.
+        unsafe {
+            if st == 1 {
+                for row in 0..s.1 * outs {
+                    let sums = std::slice::from_raw_parts(sums.add(row * tile.width), tile.rows);
+                    at(s.0 + row / outs, self.k.0 + row % outs, [0, 1]).write_row(0, sums);
+                }
+            } else if outs == 1 {
+                let block = Output { n: (0, tile.rows), k: (0, s.1), sums, ..rows };
+                block.write(at(s.0, self.k.0, [st, ss]));
+            } else {
+                for row in 0..s.1 {
+                    let sums = sums.add(row * outs * tile.width);
+                    let block = Output { n: (0, tile.rows), k: (0, outs), sums, ..rows };
+                    block.write(at(s.0 + row, self.k.0, [st, sk]));
+                }
+            }
+        }
+    }
+}
+
+/// y [S, T, K] = b, or 0.
+pub(crate) fn fill<T: Kernels>(y: To<T>, [s, t, k]: [usize; 3], b: Option<View<'_, T, 1>>) -> Result<()> {
+    let [_, ss, st, sk] = y.strides;
+    for k in 0..k {
+        let value = T::from_acc(b.and_then(|b| b.get([k])).map_or(T::Acc::default(), T::to_acc));
+        for (s, t) in (0..s).flat_map(|s| (0..t).map(move |t| (s, t))) {
+            let offset = (s as isize).wrapping_mul(ss).wrapping_add((t as isize).wrapping_mul(st));
+            // SAFETY: an element of y.
+            unsafe { *y.first.wrapping_offset(offset.wrapping_add((k as isize).wrapping_mul(sk))) = value };
+        }
+    }
+    Ok(())
+}
+
+/// λ ⊙ A, rows `ld` apart.
+///
+/// # Safety
+///
+/// Room for the rows at `to`, and for one at `lambda`.
+pub(super) unsafe fn scale_rows<T: Kernels>(
+    table: &Table<T>,
+    a: View<'_, T, 2>,
+    weights: Option<View<'_, T, 1>>,
+    lambda: *mut T::Acc,
+    to: *mut T::Acc,
+    ld: usize,
+) {
+    let [rows, columns] = a.shape();
+    // SAFETY: the caller's contract; rows are padded to `ld`, which is whole vectors.
+    unsafe {
+        copy_rows(table, a, to, ld);
+        let Some(weights) = weights else { return };
+        for r in 0..ld {
+            *lambda.add(r) = weights.get([r]).map_or(T::Acc::default(), T::to_acc);
+        }
+        (table.arithmetic.hadamard)(&Hadamard {
+            to,
+            to_stride: ld,
+            factors: [(to.cast_const(), ld), (lambda.cast_const(), 0)],
+            scale: std::ptr::null(),
+            rows,
+            columns,
+        });
+    }
+}
+
+/// Columns r of xC with the lanes over rows of x: to\[r\]\[t\] += Σ_j C\[j\]\[r\] · panel\[j\]\[t\], for a part of the depth.
+unsafe fn project<T: Kernels>(
+    table: &Table<T>,
+    c: View<'_, T, 2>,
+    j: Part,
+    (panel, tile): (*const T::Acc, Tile),
+    staged: *mut T::Acc,
+    to: *mut T::Acc,
+) {
+    let ([_, rank], [sj, sr]) = (c.shape(), c.strides());
+    for r in parts(rank, ROWS, table.nr) {
+        let offset = (j.0 as isize).wrapping_mul(sj).wrapping_add((r.0 as isize).wrapping_mul(sr));
+        let from = c.host_ptr().wrapping_offset(offset);
+        // SAFETY: see `Pairs::contract_z`; KC rows of ROWS columns can be staged.
+        unsafe {
+            let (b, b_stride, b_step) = if T::IN_PLACE {
+                (from.cast::<T::Acc>(), sr, sj)
+            } else {
+                let pitch = r.1 + 16;
+                copy_rows(table, View::from_raw_parts(from, [j.1, r.1], [sj, sr]), staged, pitch);
+                (staged.cast_const(), 1, pitch as isize)
+            };
+            (table.arithmetic.gemm)(&Gemm {
+                a: panel,
+                a_stride: tile.width as isize,
+                vectors: tile.vectors,
+                b,
+                b_stride,
+                b_step,
+                rows: r.1,
+                depth: j.1,
+                out: to.add(r.0 * tile.width),
+                out_stride: tile.width,
+                epilogue: Epilogue::Add,
+                fetch: Fetch::Nothing,
+            });
+        }
+    }
+}
