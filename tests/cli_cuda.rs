@@ -277,7 +277,7 @@ fn peaks_of_known_devices() {
 /// The least that launches must move, counted by hand: 2 bytes of storage, 4 of accumulators.
 #[test]
 fn least_bytes_of_launches() {
-    let shape = Shape { n: 2, rows: 1, i: 3, j: 5, k: 7, r: None };
+    let shape = Shape { n: 2, rows: 1, sharing: 1, i: 3, j: 5, k: 7, r: None };
     let (z, x, w, y) = (2 * 3, 2 * 5, 7 * 3 * 5, 2 * 7);
     let launches = |work: Work, shape| -> Vec<(&'static str, u128, u128)> {
         let launches = work.launches(shape, [2, 4]);
