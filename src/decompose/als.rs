@@ -16,12 +16,11 @@ use std::time::{Duration, Instant};
 
 use super::model::Model;
 use super::normal::Normal;
+use super::products::Products;
 use super::report::Stopped;
 use super::target::Target;
 use super::{Options, Progress, Real};
-use crate::{Axis, Error, Result, Tensor, ViewMut, mttkrp_into};
-
-const MODES: [(Axis, [usize; 2]); 3] = [(Axis::Out, [1, 2]), (Axis::Z, [0, 2]), (Axis::X, [0, 1])];
+use crate::{Error, Result, Tensor};
 
 /// One fit: its memory, and what it has done.
 pub(super) struct Als<'a, T> {
@@ -30,6 +29,7 @@ pub(super) struct Als<'a, T> {
     /// L: columns of b and c for each column of a.
     block: usize,
     normal: Normal,
+    products: Products<T>,
     /// MTTKRP.
     m: Vec<T>,
     /// The same in units of the target's scale, then the factor.
@@ -55,6 +55,7 @@ impl<'a, T: Real> Als<'a, T> {
             options,
             block,
             normal: Normal::new(rank, T::DTYPE.accumulator_roundoff())?,
+            products: Products::new(target.w.shape(), rank)?,
             m: Tensor::zeros([longest, rank])?.into_vec(),
             raw: Tensor::zeros([longest, rank])?.into_vec(),
             began: Instant::now(),
@@ -69,6 +70,7 @@ impl<'a, T: Real> Als<'a, T> {
     /// Iterations from a model on, until one changes little, or there have been enough, or the caller has.
     pub(super) fn run(&mut self, mut model: Model<T>, [start, starts]: [usize; 2]) -> Result<Run<T>> {
         let Options { rank, iterations, tolerance, progress, .. } = *self.options;
+        self.products.forget();
         let (mut errors, mut stopped) = (Vec::new(), Stopped::Iterations);
         while errors.len() < iterations {
             for mode in 0..3 {
@@ -97,17 +99,9 @@ impl<'a, T: Real> Als<'a, T> {
 
     /// The factor of one axis for the other two.
     fn update(&mut self, model: &mut Model<T>, mode: usize) -> Result<()> {
-        let (axis, [p, q]) = MODES[mode];
-        let [len, r] = model.factors[mode].shape();
-        let factors = [model.factors[p].view(), model.factors[q].view()];
-        let began = Instant::now();
-        mttkrp_into(
-            self.target.w,
-            axis,
-            factors,
-            ViewMut::new(&mut self.m[..len * r], [len, r])?,
-            &self.target.context,
-        )?;
+        let ([p, q], [len, r]) = ([[1, 2], [0, 2], [0, 1]][mode], model.factors[mode].shape());
+        let (began, m, context) = (Instant::now(), &mut self.m[..len * r], &self.target.context);
+        self.products.along(self.target.w, &model.factors, mode, m, context)?;
         self.in_mttkrp += began.elapsed();
 
         let (m, scale) = (&self.m[..len * r], 1.0 / self.target.scale);

@@ -42,6 +42,7 @@ mod fit;
 mod model;
 mod normal;
 mod options;
+mod products;
 mod report;
 mod start;
 mod sweep;
@@ -53,10 +54,12 @@ pub use options::{Init, Options, Progress};
 pub use report::{Cp, Report, Stopped};
 pub use sweep::{Sweep, search, sweep};
 
+use std::ops::{Add, Mul};
+
 use crate::Element;
 
 /// A type that fits are computed in: `f32` or `f64`. Sealed, as [`Element`] is.
-pub trait Real: Element<Accumulator = Self> {}
+pub trait Real: Element<Accumulator = Self> + Add<Output = Self> + Mul<Output = Self> {}
 
 impl Real for f32 {}
 impl Real for f64 {}
