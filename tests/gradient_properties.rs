@@ -3,7 +3,7 @@
 mod common;
 
 use common::case::{Case, Exact, Form, Operation, Options, Part, Set, check};
-use common::{levels, ways};
+use common::{levels, way, ways};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::RngSeed;
@@ -168,7 +168,7 @@ proptest! {
     fn differences(form in select(Form::ALL.to_vec()), operation in operations(), linear: bool,
                    g in 1usize..4, m in 1usize..4, i in 1usize..6, j in 1usize..6, k in 1usize..5, r in 1usize..5, seed: u64) {
         let case = Case { linear, ..Case::integers(form, of(operation, [g, m, i, j, k, r]), seed) };
-        let context = ways(case.flops())[seed as usize % ways(case.flops()).len()];
+        let context = way(case.flops(), seed);
         let options = Options { wanted: owned(&case, operation), ..Options::new(context) };
         for (part, gradient) in case.call(operation, &options, "differences").unwrap() {
             for (index, &expected) in gradient.iter().enumerate() {
@@ -191,7 +191,7 @@ proptest! {
         let w = laid.layer().to_dense().unwrap().into_vec();
         let (factors, lambda) = Default::default();
         let dense = Case { form: Form::Dense, w, factors, lambda, ..case.clone() };
-        let options = Options::new(ways(case.flops())[seed as usize % ways(case.flops()).len()]);
+        let options = Options::new(way(case.flops(), seed));
         let of_cp = case.call(Operation::Plain, &options, "cp").unwrap();
         let of_dense = dense.call(Operation::Plain, &options, "dense").unwrap();
         for ((part, cp), (_, dense)) in of_cp.iter().zip(&of_dense) {

@@ -1,12 +1,20 @@
 //! A CUDA device for the tests: the simulated one of tools/simulated-cuda, unless there is a real one.
 //!
-//! | variable | |
-//! |---|---|
-//! | `TRILINEAR_TEST_CUDA=device` | only a device that the machine has |
-//! | `TRILINEAR_TEST_CUDA=all` | every case, not only a small part of them |
-//! | `TRILINEAR_TEST_CUDA=none` | no CUDA device |
-//! | `TRILINEAR_TEST_REQUIRE=cuda` | a failure if there is none |
+//! | `TRILINEAR_TEST_CUDA` | cases on the device | on the processor |
+//! |---|---|---|
+//! | | the small ones, up to 4096 FLOPs | all |
+//! | `rest` | those that this leaves out, up to 1 MFLOP | none, in the loops that have device cases |
+//! | `all` | up to 1 MFLOP | all |
+//! | `device` | up to 1 MFLOP, on a device that the machine has | all |
+//! | `none` | none | all |
+//!
+//! `TRILINEAR_TEST_REQUIRE=cuda` makes it a failure if there is no device. `.ci/run` runs the tests without the variable and
+//! then with `rest`: together they are `all`.
+//!
+//! A simulated device is slow. Where a loop is over sizes alone, it runs there only what [`Pairs`] finds new; a real one runs
+//! everything.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -17,9 +25,58 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }
 
-/// Whether every case is to run on the device.
-pub fn all() -> bool {
-    matches!(&*variable("TRILINEAR_TEST_CUDA"), "all" | "device")
+/// FLOPs of the cases that run on the device without being asked for, and of the largest that do at all.
+const SMALL: usize = 1 << 12;
+const LARGE: usize = 1 << 20;
+
+/// Whether a case of so many FLOPs is to run on the device.
+pub fn takes(flops: usize) -> bool {
+    match &*variable("TRILINEAR_TEST_CUDA") {
+        "all" | "device" => flops <= LARGE,
+        "rest" => SMALL < flops && flops <= LARGE,
+        _ => flops <= SMALL,
+    }
+}
+
+/// Whether the processor's part is left out, because it runs elsewhere.
+pub fn alone() -> bool {
+    variable("TRILINEAR_TEST_CUDA") == "rest"
+}
+
+/// Chooses from sizes those that bring a simulated device something new: a pair of axes in a pair of classes that no earlier
+/// case had. (Pairwise testing: D. M. Cohen et al., IEEE Transactions on Software Engineering 23(7), 1997.)
+///
+/// Sizes of one class take the same way through a kernel: they fill the same number of its tiles of 8 to 128, are aligned
+/// alike for loads of up to 16 bytes and to tensor cores' 16. Up to 4, the kernels' few rows, each is a class of its own.
+#[derive(Default)]
+pub struct Pairs(HashSet<[usize; 4]>);
+
+impl Pairs {
+    /// The FLOPs of a case, or more than any device takes where it brings nothing new. With `rest` a small case, which runs
+    /// without, counts among the earlier ones.
+    pub fn flops(&mut self, sizes: &[usize], flops: usize) -> usize {
+        let counts = takes(flops) || alone() && flops <= SMALL;
+        if counts && simulated() && !self.add(sizes) { usize::MAX } else { flops }
+    }
+
+    fn add(&mut self, sizes: &[usize]) -> bool {
+        let classes: Vec<usize> = sizes.iter().map(|&size| class(size)).collect();
+        let mut new = false;
+        for (b, &of_b) in classes.iter().enumerate() {
+            for (a, &of_a) in classes[..b].iter().enumerate() {
+                new |= self.0.insert([a, of_a, b, of_b]);
+            }
+        }
+        new
+    }
+}
+
+fn class(size: usize) -> usize {
+    if size <= 4 {
+        return size;
+    }
+    let tiles = [8, 16, 32, 64, 128].into_iter().filter(|tile| size > *tile).count();
+    10 * (tiles + 1) + size.trailing_zeros().min(4) as usize
 }
 
 /// The context of the device, the same for the whole process. Why there is none is said once on standard output.

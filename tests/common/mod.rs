@@ -200,12 +200,19 @@ pub fn contexts() -> Vec<Context> {
     levels().iter().map(|&level| serial.with_simd(level).unwrap()).collect()
 }
 
-/// The same, and one for the CUDA device, if there is one, for a case of so many FLOPs: a simulated device is slow, so by
-/// default only the smallest cases run there, and with `TRILINEAR_TEST_CUDA=all` larger ones.
+/// The same, and one for the CUDA device, if there is one and it is to run cases of so many FLOPs; [`cuda`] says which, and
+/// when only that.
 pub fn ways(flops: usize) -> Vec<Context> {
-    let most = if cuda::all() { 1 << 20 } else { 1 << 12 };
-    let device = if flops <= most { cuda::cuda() } else { None };
-    contexts().into_iter().chain(device).collect()
+    let device = if cuda::takes(flops) { cuda::cuda() } else { None };
+    let processor = if cuda::alone() { Vec::new() } else { contexts() };
+    processor.into_iter().chain(device).collect()
+}
+
+/// One of all these, by a number.
+pub fn way(flops: usize, number: u64) -> Context {
+    let device = if cuda::takes(flops) { cuda::cuda() } else { None };
+    let all: Vec<Context> = contexts().into_iter().chain(device).collect();
+    all[(number % all.len() as u64) as usize]
 }
 
 /// Where and how a context computes.
@@ -221,10 +228,25 @@ pub fn place(context: &Context) -> String {
 pub fn for_each_way<'a, T: Element>(
     layer: &Interaction<'a, T>,
     rows: usize,
+    test: impl FnMut(Interaction<'a, T>, &str),
+) {
+    for_each_of(ways(flops(layer, rows)), layer, rows, test);
+}
+
+/// What the plan says of a layer; the most there is if it has none.
+pub fn flops<T: Element>(layer: &Interaction<'_, T>, rows: usize) -> usize {
+    let flops = layer.with_context(contexts()[0]).plan(rows.max(1)).map_or(u128::MAX, |plan| plan.flops);
+    usize::try_from(flops).unwrap_or(usize::MAX)
+}
+
+/// [`for_each_way`], of these contexts.
+pub fn for_each_of<'a, T: Element>(
+    ways: Vec<Context>,
+    layer: &Interaction<'a, T>,
+    rows: usize,
     mut test: impl FnMut(Interaction<'a, T>, &str),
 ) {
-    let flops = layer.with_context(contexts()[0]).plan(rows.max(1)).map_or(u128::MAX, |plan| plan.flops);
-    for context in ways(usize::try_from(flops).unwrap_or(usize::MAX)) {
+    for context in ways {
         let place = place(&context);
         test(layer.with_context(context), &format!("{} {place} auto", T::DTYPE));
         for algorithm in Algorithm::ALL {
