@@ -5,7 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use trilinear::{
-    Context, Device, Error, Gradient, Interaction, Reduction, SimdLevel, Tangents, View, ViewMut, Wanted, WantedFactors, reference,
+    Context, Device, Error, Gradient, Interaction, Reduction, SimdLevel, Tangents, View, ViewMut, Wanted,
+    WantedFactors, reference,
 };
 
 const HUGE: usize = 1 << 40;
@@ -291,7 +292,9 @@ fn pairs(context: Context, say: &dyn Fn(String)) {
             gradient!("pairs dv", [k, j], n, |v| Wanted { v, ..Wanted::default() });
             gradient!("pairs db", [k], n, |b| Wanted { b, ..Wanted::default() });
             if let Some(r) = layer.rank() {
-                let cp = |cp| Wanted { cp, ..Wanted::default() };
+                fn cp(cp: WantedFactors<'_, f32>) -> Wanted<'_, f32, 3, 3> {
+                    Wanted { cp, ..Wanted::default() }
+                }
                 gradient!("pairs da", [k, r], product(&[n, i, j]), |a| cp(WantedFactors { a, ..factors() }));
                 gradient!("pairs db of cp", [i, r], product(&[n, k, j]), |b| cp(WantedFactors { b, ..factors() }));
                 gradient!("pairs dc", [j, r], product(&[n, k, i]), |c| cp(WantedFactors { c, ..factors() }));
