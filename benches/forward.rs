@@ -50,11 +50,13 @@ fn main() -> Result<()> {
         context: Context::new(Device::Cpu)?.with_threads(1)?,
         test: std::env::args().any(|argument| argument == "--test"),
     };
-    let mut all: Vec<(&str, Shape, bool)> =
-        SHAPES.iter().map(|&(name, [n, i, j, k, r])| (name, Shape { n, rows: 1, sharing: 1, i, j, k, r: Some(r) }, true)).collect();
-    all.extend(
-        PRESETS.iter().map(|p| (p.name, Shape { n: p.n, rows: p.rows, sharing: p.sharing, i: p.i, j: p.j, k: p.k, r: p.r }, p.dense)),
-    );
+    let mut all: Vec<(&str, Shape, bool)> = SHAPES
+        .iter()
+        .map(|&(name, [n, i, j, k, r])| (name, Shape { n, rows: 1, sharing: 1, i, j, k, r: Some(r) }, true))
+        .collect();
+    all.extend(PRESETS.iter().map(|p| {
+        (p.name, Shape { n: p.n, rows: p.rows, sharing: p.sharing, i: p.i, j: p.j, k: p.k, r: p.r }, p.dense)
+    }));
     for (name, shape, dense) in all {
         let full = Shape { r: None, ..shape };
         if dense {

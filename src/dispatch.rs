@@ -2,8 +2,8 @@
 //! This is the only way to either engine.
 
 use crate::gradients::{Fill, Gradient, OnHost};
-use crate::place::{self, Located, Place};
 use crate::grouped::{Grouped, GroupedWanted};
+use crate::place::{self, Located, Place};
 use crate::{Context, Device, Element, Interaction, Plan, Result, Saved, Tangents, View, ViewMut, Wanted, cpu};
 #[cfg(feature = "cuda")]
 use crate::{Error, cuda};

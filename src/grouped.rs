@@ -37,9 +37,9 @@ pub struct Grouped<'a, T: Element> {
 #[derive(Debug)]
 pub struct GroupedWanted<'w, 'a, T: Element> {
     /// dz [N, I].
-    pub z: Option<Gradient<'a, T::Accumulator, 2>>,
+    pub z: Option<Gradient<'w, T::Accumulator, 2>>,
     /// dx [N, J].
-    pub x: Option<Gradient<'a, T::Accumulator, 2>>,
+    pub x: Option<Gradient<'w, T::Accumulator, 2>>,
     /// Those of the weights of each layer, or of none. Their own dz and dx must be absent. A layer that no row chose has zeros
     /// (added: what was there).
     pub layers: &'w mut [Wanted<'a, T>],
@@ -175,7 +175,9 @@ impl<'a, T: Element> Grouped<'a, T> {
         }
         for (layer, of_layer) in self.layers.iter().zip(wanted.layers.iter()) {
             if of_layer.z.is_some() || of_layer.x.is_some() || of_layer.tied.is_some() || of_layer.saved.is_some() {
-                return Err(Error::Unsupported { what: "inputs' gradients of one of several layers, and saved activations" });
+                return Err(Error::Unsupported {
+                    what: "inputs' gradients of one of several layers, and saved activations",
+                });
             }
             of_layer.check(layer, [0, layer.z_features()], [0, layer.x_features()])?;
         }
@@ -195,7 +197,13 @@ impl<'a, T: Element> Grouped<'a, T> {
         }
     }
 
-    fn check_backward(&self, index: &[usize], z: &View<'_, T, 2>, x: &View<'_, T, 2>, g: &View<'_, T, 2>) -> Result<()> {
+    fn check_backward(
+        &self,
+        index: &[usize],
+        z: &View<'_, T, 2>,
+        x: &View<'_, T, 2>,
+        g: &View<'_, T, 2>,
+    ) -> Result<()> {
         self.check(index, z, x)?;
         check("g", "rows", index.len(), g.shape()[0])?;
         check("g", "outputs", self.first.outputs(), g.shape()[1])

@@ -31,7 +31,19 @@ pub struct Preset {
 
 const fn preset(name: &'static str, sizes: [usize; 4], r: usize, source: &'static str) -> Preset {
     let [n, i, j, k] = sizes;
-    Preset { name, n, rows: 1, sharing: 1, i, j, k, r: if r == 0 { None } else { Some(r) }, dense: true, tied: false, source }
+    Preset {
+        name,
+        n,
+        rows: 1,
+        sharing: 1,
+        i,
+        j,
+        k,
+        r: if r == 0 { None } else { Some(r) },
+        dense: true,
+        tied: false,
+        source,
+    }
 }
 
 /// The named shapes. The diagonal form (`film`) is computed as the dense shape that it is a special case of until it has kernels

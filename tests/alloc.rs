@@ -10,8 +10,8 @@ use common::case::{Case, Destinations, Form, Operation, Options, Part, Set};
 use common::pairs::Pairs;
 use common::{Cp, Dense, levels};
 use trilinear::{
-    Algorithm, Context, Device, Element, Gradient, Grouped, GroupedWanted, Interaction, Reduction, Saved, Tangents, Tensor, View,
-    ViewMut, Wanted, WantedFactors, bf16,
+    Algorithm, Context, Device, Element, Gradient, Grouped, GroupedWanted, Interaction, Reduction, Saved, Tangents,
+    Tensor, View, ViewMut, Wanted, WantedFactors, bf16,
 };
 
 /// The system's allocator, counted.
@@ -321,7 +321,9 @@ fn pairs_repeated<T: Element>(threads: usize) {
     let base = Context::new(Device::Cpu).unwrap().with_threads(threads).unwrap();
     for (&level, form) in levels().iter().flat_map(|level| Form::ALL.map(|form| (level, form))) {
         let context = base.with_simd(level).unwrap();
-        for sizes @ [_, s, t, i, j, k, r] in [[3, 20, 30, 40, 33, 5, 7], [1, 300, 40, 20, 30, 1, 9], [30, 3, 2, 9, 8, 12, 4]] {
+        for sizes @ [_, s, t, i, j, k, r] in
+            [[3, 20, 30, 40, 33, 5, 7], [1, 300, 40, 20, 30, 1, 9], [30, 3, 2, 9, 8, 12, 4]]
+        {
             let what = format!("{form:?} {sizes:?} {} {level}, {threads} threads", T::DTYPE);
             let case = Pairs::<T>::uniform(form, sizes, 1);
             let laid = case.laid(0);

@@ -49,7 +49,13 @@ fn shapes() -> Vec<Sizes> {
         ]);
     }
     // More rows of P and Q, and of W′, than a block has.
-    shapes.extend([[1, 1030, 5, 2, 3, 1, 2], [1, 5, 1030, 2, 3, 1, 2], [1, 7, 5, 2, 300, 70, 2], [1, 7, 5, 2, 3, 70, 300], [100, 3, 2, 5, 4, 2, 3]]);
+    shapes.extend([
+        [1, 1030, 5, 2, 3, 1, 2],
+        [1, 5, 1030, 2, 3, 1, 2],
+        [1, 7, 5, 2, 300, 70, 2],
+        [1, 7, 5, 2, 3, 70, 300],
+        [100, 3, 2, 5, 4, 2, 3],
+    ]);
     shapes
 }
 
@@ -126,7 +132,8 @@ fn threads<T: Element>() {
             let case = Pairs::<T>::uniform(form, shape, 8);
             for &level in levels() {
                 let context = Context::new(Device::Cpu).unwrap().with_simd(level).unwrap();
-                let of = |threads| case.backward(context.with_threads(threads).unwrap(), 0, WRITTEN, "threads").unwrap();
+                let of =
+                    |threads| case.backward(context.with_threads(threads).unwrap(), 0, WRITTEN, "threads").unwrap();
                 let one = of(1);
                 for threads in [1, 2, 3] {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -153,7 +153,8 @@ pub(crate) fn forward_grouped<T: Element>(
                     super::forward(layer, z, x, ViewMut::from_raw_parts(ys, [n, k], [k as isize, 1])?)?;
                     for n in 0..n {
                         for out in 0..k {
-                            *at(rows.row(n)).wrapping_offset((out as isize).wrapping_mul(column_stride)) = *ys.add(n * k + out);
+                            *at(rows.row(n)).wrapping_offset((out as isize).wrapping_mul(column_stride)) =
+                                *ys.add(n * k + out);
                         }
                     }
                 }
@@ -209,7 +210,9 @@ pub(crate) fn backward_grouped<T: Element>(
                         let inputs = [gathered(z, rows, zs), gathered(x, rows, xs), gathered(g, rows, gs)];
                         let to = |used: &Option<_>, first, features: usize| -> Result<_> {
                             let to = || ViewMut::from_raw_parts(first, [n, features], [features as isize, 1]);
-                            used.as_ref().map(|_: &Gradient<'_, T::Accumulator, 2>| to().map(Gradient::write)).transpose()
+                            used.as_ref()
+                                .map(|_: &Gradient<'_, T::Accumulator, 2>| to().map(Gradient::write))
+                                .transpose()
                         };
                         let wanted = Wanted { z: to(dz, dzs, i)?, x: to(dx, dxs, j)?, ..of_layer.added() };
                         call(&layer, inputs, wanted)?;

@@ -12,7 +12,7 @@
 //! whole block of W′, which stays in L2; only its sums exist beside it.
 
 use super::cache::{Caches, caches, part, parts};
-use super::kernels::{Epilogue, Fetch, Gemm, Hadamard};
+use super::kernels::{Epilogue, Fetch, Gemm, Hadamard, Unpack};
 use super::operand::{Cube, Part};
 use super::output::{Output, Place, Sink, Staging, Tile};
 use super::parallel::{self, Shared};
@@ -202,8 +202,8 @@ pub(crate) struct Blocks {
     few: bool,
     /// Length of the weights packed for the whole call, if they are.
     pub(crate) packed: usize,
-    /// Lengths of a task's scratch: W′, zB, λ⊙A, λ, b′, a panel of x, sums, xVᵀ, xC, a strip, a tile, staged rows.
-    pub(crate) lengths: [usize; 12],
+    /// Lengths of a task's scratch: W′, zB, λ⊙A, λ, b′, a panel of x, sums, xVᵀ, xC, a panel of it, a strip, a tile, staged rows.
+    pub(crate) lengths: [usize; 13],
 }
 
 impl Blocks {
@@ -228,7 +228,7 @@ impl Blocks {
         let strips = |len: usize| len.next_multiple_of(mr);
         let packed = match p.core {
             Core::Dense(_) => k.saturating_mul(i).saturating_mul(strips(depth)),
-            Core::Cp { .. } => i.saturating_mul(strips(depth)),
+            Core::Cp { .. } => i.saturating_add(p.x.shape()[2]).saturating_mul(strips(depth)),
             _ => 0,
         };
         let all = problems.saturating_mul(s);
@@ -247,6 +247,7 @@ impl Blocks {
             kc * mr,
             sb * kb * tb,
             when(linear, kb * mr),
+            when(cp, ROWS * ld),
             when(cp, depth * mr),
             kc * mr,
             rows.max(ROWS) * mr,
@@ -256,7 +257,7 @@ impl Blocks {
     }
 }
 
-/// The weights that z is multiplied by, W or B: packed for the whole call where they fit.
+/// The weights that inputs are multiplied by, W, or B and C: packed for the whole call where they fit.
 pub(super) struct Weights<'a, T: Kernels> {
     packed: *const T::Acc,
     core: Core<'a, T>,
@@ -278,23 +279,26 @@ impl<'a, T: Kernels> Weights<'a, T> {
                     unsafe { Lanes::pack_all(p.table, w.matrix(k), &mut next) };
                 }
             }
-            Core::Cp { b, .. } => {
-                // SAFETY: as above.
-                unsafe { Lanes::pack_all(p.table, b, &mut next) };
+            Core::Cp { b, c, .. } => {
+                for factor in [b, c] {
+                    // SAFETY: as above.
+                    unsafe { Lanes::pack_all(p.table, factor, &mut next) };
+                }
             }
             Core::Absent | Core::Blocks(_) => {} // no blocks: check_pairs
         }
         Weights { packed: to, core: p.core, mr: p.table.mr }
     }
 
-    /// Those of an output.
+    /// Those of an output; of CP B, or C.
     fn of(&self, k: usize) -> Option<Lanes<'a, T>> {
         let (view, first) = match self.core {
             Core::Dense(w) => {
                 let [_, rows, columns] = w.shape();
                 (w.matrix(k), k * rows * columns.next_multiple_of(self.mr))
             }
-            Core::Cp { b, .. } => (b, 0),
+            Core::Cp { b, .. } if k == 0 => (b, 0),
+            Core::Cp { b, c, .. } => (c, b.shape()[0] * b.shape()[1].next_multiple_of(self.mr)),
             Core::Absent | Core::Blocks(_) => return None,
         };
         let packed = if self.packed.is_null() { self.packed } else { self.packed.wrapping_add(first) };
@@ -308,7 +312,7 @@ pub(super) struct Task<'a, T: Kernels> {
     pub(super) blocks: &'a Blocks,
     pub(super) weights: &'a Weights<'a, T>,
     pub(super) k: Part,
-    pub(super) scratch: [*mut T::Acc; 12],
+    pub(super) scratch: [*mut T::Acc; 13],
 }
 
 impl<T: Kernels> Task<'_, T> {
@@ -317,13 +321,31 @@ impl<T: Kernels> Task<'_, T> {
         unsafe {
             self.generate(rows_of(self.pairs.z, problems, s));
             for p in 0..problems.1 {
-                for tile in self.tiles((0, self.pairs.sizes[2])) {
-                    let sums = self.scratch[6];
-                    self.meet(problems.0 + p, p * s.1, s.1, tile, sums, true);
-                    self.write((problems.0 + p, s), tile, sums, y);
+                for t in self.parts_of_x((0, self.pairs.sizes[2])) {
+                    self.project(problems.0 + p, t);
+                    for tile in self.tiles(t) {
+                        let sums = self.scratch[6];
+                        self.meet(problems.0 + p, [p * s.1, s.1, t.0], tile, sums, true);
+                        self.write((problems.0 + p, s), tile, sums, y);
+                    }
                 }
             }
         }
+    }
+
+    /// These rows of x in parts, of CP as many as xC has room for.
+    pub(super) fn parts_of_x(&self, t: Part) -> impl Iterator<Item = Part> + use<T> {
+        let most = if matches!(self.pairs.core, Core::Cp { .. }) { ROWS } else { t.1 };
+        parts(t.1, most, self.pairs.table.mr).map(move |part| (t.0 + part.0, part.1))
+    }
+
+    /// xC of rows of a problem.
+    pub(super) unsafe fn project(&self, problem: usize, t: Part) {
+        let (Core::Cp { .. }, Some(lanes)) = (self.pairs.core, self.weights.of(1)) else { return };
+        let (x, block) = (self.pairs.x.matrix(problem), Block { rows: t.1, over: 0, columns: (0, self.pairs.depth()) });
+        let to = Target::scratch(self.scratch[8], self.blocks.ld);
+        // SAFETY: see `Pairs::contract_z`.
+        unsafe { self.product().run(Cube::matrix(x.slice_rows(t)), lanes, block, to, Epilogue::Set) };
     }
 
     /// Tiles of these rows of x.
@@ -339,7 +361,8 @@ impl<T: Kernels> Task<'_, T> {
 
     /// W′ and b′ of rows of z.
     pub(super) unsafe fn generate(&self, z: View<'_, T, 2>) {
-        let (p, table, ld, bias_ld, (k0, outs)) = (self.pairs, self.pairs.table, self.blocks.ld, self.blocks.bias_ld, self.k);
+        let (p, table, ld, bias_ld, (k0, outs)) =
+            (self.pairs, self.pairs.table, self.blocks.ld, self.blocks.bias_ld, self.k);
         let [generated, components, scaled, lambda, bias, ..] = self.scratch;
         let (rows, product) = (z.shape()[0], self.product());
         // SAFETY: see `Pairs::contract_z`.
@@ -418,8 +441,20 @@ impl<T: Kernels> Task<'_, T> {
                     };
                     let fetch = if left > table.mr { Fetch::Lanes } else { Fetch::Nothing };
                     let (out, out_stride) = (std::ptr::null_mut(), 0);
-                    let gemm =
-                        Gemm { a, a_stride, vectors, b, b_stride, b_step: 1, rows, depth: i.1, out, out_stride, epilogue, fetch };
+                    let gemm = Gemm {
+                        a,
+                        a_stride,
+                        vectors,
+                        b,
+                        b_stride,
+                        b_step: 1,
+                        rows,
+                        depth: i.1,
+                        out,
+                        out_stride,
+                        epilogue,
+                        fetch,
+                    };
                     product.store(&gemm, left, to.offset(0, column), epilogue);
                 }
             }
@@ -427,21 +462,21 @@ impl<T: Kernels> Task<'_, T> {
         }
     }
 
-    /// Sums of the rows (s, k) from the `row`-th of z on with a tile of rows of x: begun, or added to.
+    /// Sums of so many rows s, each with all k, from the `row`-th of z on with a tile of rows of x: begun, or added to. xC is that
+    /// of rows from `first` on.
     pub(super) unsafe fn meet(
         &self,
         problem: usize,
-        row: usize,
-        s: usize,
+        [row, s, first]: [usize; 3],
         rows: Output<T>,
         sums: *mut T::Acc,
         begun: bool,
     ) {
         let (p, table, blocks, outs) = (self.pairs, self.pairs.table, self.blocks, self.k.1);
-        let [generated, _, _, _, _, panel, _, linear, components, _, _, staged] = self.scratch;
+        let [generated, _, _, _, _, panel, _, linear, projected, components, _, _, staged] = self.scratch;
         let x = p.x.matrix(problem);
         let panels = rows.panels(panel, blocks.kc);
-        let staging = Staging { buffer: staged, len: blocks.lengths[11] };
+        let staging = Staging { buffer: staged, len: blocks.lengths[12] };
         let generated = generated.wrapping_add(row * outs * blocks.ld);
         // SAFETY: see `Pairs::contract_z`.
         unsafe {
@@ -471,19 +506,26 @@ impl<T: Kernels> Task<'_, T> {
                 }
                 return self.finish(row, s, tile, None, sums);
             }
-            if p.v.is_some() {
+            if let Some(v) = p.v {
                 rows.set(None);
-            }
-            std::slice::from_raw_parts_mut(components, p.depth() * tile.width).fill(T::Acc::default());
-            for j in parts(p.x.shape()[2], blocks.kc, table.lanes).filter(|part| part.1 > 0) {
-                rows.pack(x, j, panels);
-                if let Some(v) = p.v {
+                for j in parts(p.x.shape()[2], blocks.kc, table.lanes).filter(|part| part.1 > 0) {
+                    rows.pack(x, j, panels);
                     rows.add_product(Cube::matrix(v), j, panels, blocks.kc, staging);
                 }
-                if let Core::Cp { c, .. } = p.core {
-                    project(table, c, j, (panel, tile), staged, components);
-                }
             }
+            if tile.rows < tile.width {
+                std::slice::from_raw_parts_mut(components, p.depth() * tile.width).fill(T::Acc::default());
+            }
+            (table.arithmetic.unpack)(&Unpack {
+                from: projected.wrapping_add((rows.n.0 - first) * blocks.ld),
+                width: blocks.ld,
+                rows: p.depth(),
+                columns: tile.rows,
+                to: components,
+                row_stride: tile.width as isize,
+                column_stride: 1,
+                add: false,
+            });
             // Without W there is no depth, and the sums of nothing are zeros.
             for r in parts(p.depth(), blocks.kc, table.lanes) {
                 meet(components.add(r.0 * tile.width), r);
@@ -522,9 +564,13 @@ impl<T: Kernels> Task<'_, T> {
         let Some(tile) = rows.tiles().next() else { return };
         let offset = |s: usize, k: usize| {
             let [p, s, t, k] = [problem, s, rows.n.0, k].map(|index| index as isize);
-            p.wrapping_mul(sp).wrapping_add(s.wrapping_mul(ss)).wrapping_add(t.wrapping_mul(st)).wrapping_add(k.wrapping_mul(sk))
+            p.wrapping_mul(sp)
+                .wrapping_add(s.wrapping_mul(ss))
+                .wrapping_add(t.wrapping_mul(st))
+                .wrapping_add(k.wrapping_mul(sk))
         };
-        let at = |s: usize, k: usize, strides| Sink { place: Place::Stored(y.first.wrapping_offset(offset(s, k))), strides };
+        let at =
+            |s: usize, k: usize, strides| Sink { place: Place::Stored(y.first.wrapping_offset(offset(s, k))), strides };
         // SAFETY: see `Pairs::contract_z`; y has these rows and outputs.
         unsafe {
             if st == 1 {
@@ -589,45 +635,5 @@ pub(super) unsafe fn scale_rows<T: Kernels>(
             rows,
             columns,
         });
-    }
-}
-
-/// Columns r of xC with the lanes over rows of x: to\[r\]\[t\] += Σ_j C\[j\]\[r\] · panel\[j\]\[t\], for a part of the depth.
-unsafe fn project<T: Kernels>(
-    table: &Table<T>,
-    c: View<'_, T, 2>,
-    j: Part,
-    (panel, tile): (*const T::Acc, Tile),
-    staged: *mut T::Acc,
-    to: *mut T::Acc,
-) {
-    let ([_, rank], [sj, sr]) = (c.shape(), c.strides());
-    for r in parts(rank, ROWS, table.nr) {
-        let offset = (j.0 as isize).wrapping_mul(sj).wrapping_add((r.0 as isize).wrapping_mul(sr));
-        let from = c.host_ptr().wrapping_offset(offset);
-        // SAFETY: see `Pairs::contract_z`; KC rows of ROWS columns can be staged.
-        unsafe {
-            let (b, b_stride, b_step) = if T::IN_PLACE {
-                (from.cast::<T::Acc>(), sr, sj)
-            } else {
-                let pitch = r.1 + 16;
-                copy_rows(table, View::from_raw_parts(from, [j.1, r.1], [sj, sr]), staged, pitch);
-                (staged.cast_const(), 1, pitch as isize)
-            };
-            (table.arithmetic.gemm)(&Gemm {
-                a: panel,
-                a_stride: tile.width as isize,
-                vectors: tile.vectors,
-                b,
-                b_stride,
-                b_step,
-                rows: r.1,
-                depth: j.1,
-                out: to.add(r.0 * tile.width),
-                out_stride: tile.width,
-                epilogue: Epilogue::Add,
-                fetch: Fetch::Nothing,
-            });
-        }
     }
 }

@@ -252,7 +252,9 @@ pub(crate) fn plan_pairs<T: Element>(layer: &Interaction<'_, T>, sizes @ [p, s, 
     let one = [T::default()];
     let input = |rows, features: usize| View::strided(&one, 0, [p, rows, features], [0; 3]);
     let empty = [p, s, t, layer.k, needed.i, needed.j].contains(&0);
-    let scratch = if empty { 0 } else {
+    let scratch = if empty {
+        0
+    } else {
         let pairs = pairs::Pairs::new(needed, &context, input(s, needed.i)?, input(t, needed.j)?)?;
         let pairs = if pairs.prefers_swap() { pairs.swap() } else { pairs };
         let blocks = pairs::Blocks::new(&pairs, threads, false);

@@ -69,8 +69,12 @@ impl<T: Kernels> Task<'_, T> {
             for m in 0..p.sizes[0] {
                 let bare = Pairs { b: None, ..*p };
                 Task { pairs: &bare, ..*self }.generate(rows_of(p.z, (m, 1), s));
-                for (index, tile) in self.tiles(t).enumerate() {
-                    self.meet(m, 0, s.1, tile, sums(index), m == 0);
+                for part in self.parts_of_x(t) {
+                    self.project(m, part);
+                    for tile in self.tiles(part) {
+                        let index = (tile.n.0 - t.0) / p.table.mr;
+                        self.meet(m, [0, s.1, part.0], tile, sums(index), m == 0);
+                    }
                 }
             }
             for (index, rows_of_x) in self.tiles(t).enumerate() {
@@ -119,8 +123,7 @@ impl Blocks {
         let packed = if packed.saturating_mul(size_of::<T::Acc>()) <= PACKED_BYTES { packed } else { 0 };
         let rows = sb * tb;
         // One strip of x and one of W are never needed at once, nor are tiles of both.
-        let lengths =
-            [rows * each, rows * kb, kc * sb * (i + 16), kc * mr, kc * mr, rows.max(i) * mr];
+        let lengths = [rows * each, rows * kb, kc * sb * (i + 16), kc * mr, kc * mr, rows.max(i) * mr];
         Blocks { sb, tb, kb, kc, packed, lengths }
     }
 }

@@ -93,5 +93,6 @@ pub(crate) fn with<A, const P: usize, R>(lengths: [usize; P], f: impl FnOnce([*m
 /// Bytes that `with` takes for these lengths.
 pub(crate) fn bytes<A>(lengths: &[usize]) -> usize {
     let part = |len: &usize| len.saturating_mul(size_of::<A>()).checked_next_multiple_of(128).unwrap_or(usize::MAX);
-    lengths.iter().map(part).fold(0, usize::saturating_add).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX)
+    let all = lengths.iter().map(part).fold(0, usize::saturating_add);
+    all.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX).max(ALIGN)
 }

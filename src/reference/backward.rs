@@ -96,7 +96,17 @@ pub fn backward<T: Element>(
 ) -> Result<Gradients> {
     layer.check_backward(&z, &x, &g)?;
     let groups = x.shape()[0];
-    Batch { groups, rows: 1, pairs: false, sharing: 1, of_x: groups, z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
+    Batch {
+        groups,
+        rows: 1,
+        pairs: false,
+        sharing: 1,
+        of_x: groups,
+        z: Matrix::of(z)?,
+        x: Matrix::of(x)?,
+        g: Matrix::of(g)?,
+    }
+    .gradients(layer)
 }
 
 /// The gradients of a shared context for the gradient `g` [G, M, K] of its result. Shapes and errors as
@@ -109,7 +119,17 @@ pub fn backward_shared<T: Element>(
 ) -> Result<Gradients> {
     layer.check_backward_shared(&z, &x, &g)?;
     let [groups, rows, _] = x.shape();
-    Batch { groups, rows, pairs: false, sharing: 1, of_x: groups.saturating_mul(rows), z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
+    Batch {
+        groups,
+        rows,
+        pairs: false,
+        sharing: 1,
+        of_x: groups.saturating_mul(rows),
+        z: Matrix::of(z)?,
+        x: Matrix::of(x)?,
+        g: Matrix::of(g)?,
+    }
+    .gradients(layer)
 }
 
 /// The gradients of all pairs for the gradient `g` [P, S, T, K] of their result: dz as [P·S, I], dx as [P·T, J]. Shapes and errors
@@ -123,7 +143,8 @@ pub fn backward_pairs<T: Element>(
     layer.check_backward_pairs(&z, &x, &g)?;
     let [problems, s, rows, _] = g.shape();
     let (groups, of_x) = (problems.saturating_mul(s), problems.saturating_mul(rows));
-    Batch { groups, rows, pairs: true, sharing: s, of_x, z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }.gradients(layer)
+    Batch { groups, rows, pairs: true, sharing: s, of_x, z: Matrix::of(z)?, x: Matrix::of(x)?, g: Matrix::of(g)? }
+        .gradients(layer)
 }
 
 /// Weights as f64, and sizes.

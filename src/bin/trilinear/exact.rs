@@ -122,10 +122,11 @@ pub(crate) fn check<T: Element>(data: &Data<T>, context: Context, results: &Resu
     };
     // All pairs may sum over (s, k), or over (t, k), at once.
     let of_inputs = |length: usize, others: usize| {
-        let nested = others - 1 + match data.shape.r {
-            None => k.saturating_mul(length) + 3,
-            Some(r) => k + length + r + 4,
-        };
+        let nested = others - 1
+            + match data.shape.r {
+                None => k.saturating_mul(length) + 3,
+                Some(r) => k + length + r + 4,
+            };
         let at_once = k.saturating_mul(others) + length + r + 4;
         if sharing > 1 { nested.max(at_once) } else { nested }
     };

@@ -46,10 +46,7 @@ pub(crate) fn backward_pairs<T: Element>(
     let pairs = Pairs::new(layer, &context, z, x)?;
     let swap = pairs.prefers_swap();
     let pairs = if swap { pairs.swap() } else { pairs };
-    let given = Given {
-        g: if swap { g.permute([0, 2, 1, 3])? } else { g },
-        scale: T::Accumulator::from_f64(scale),
-    };
+    let given = Given { g: if swap { g.permute([0, 2, 1, 3])? } else { g }, scale: T::Accumulator::from_f64(scale) };
     let kc = caches().kc(pairs.table);
     let all = pairs.sizes[0].saturating_mul(pairs.sizes[1]);
     let call = Call { table: pairs.table, kc, few: all <= IN_PLACE_ROWS, threads };
@@ -392,7 +389,8 @@ impl<T: Kernels> Dense<'_, T> {
                     let block = Block { rows, over: 0, columns: i };
                     for k in 0..span.k.1 {
                         let from = weights.at(0, k * ld);
-                        let from = View::from_raw_parts(from.first.cast_const(), [1, rows, width], [0, from.row_stride, 1]);
+                        let from =
+                            View::from_raw_parts(from.first.cast_const(), [1, rows, width], [0, from.row_stride, 1]);
                         let lanes = Lanes::matrix(w.matrix(span.k.0 + k).transpose());
                         let to = dz.rows(span.p.0, span.s.0, s).offset(0, i.0);
                         let epilogue = epilogue(dz.add || span.k.0 + k > 0);

@@ -37,7 +37,12 @@ pub(super) fn run<T: Kernels>(
     dlambda: Option<To<T::Acc>>,
 ) -> Result<()> {
     let Core::Cp { a, b, c, lambda } = pairs.core else { return Ok(()) };
-    let needed = Needed { p: dz.is_some() || db.is_some(), a: da.is_some(), lambda: dlambda.is_some(), q: dx.is_some() || dc.is_some() };
+    let needed = Needed {
+        p: dz.is_some() || db.is_some(),
+        a: da.is_some(),
+        lambda: dlambda.is_some(),
+        q: dx.is_some() || dc.is_some(),
+    };
     if !(needed.weights() || needed.q) {
         return Ok(());
     }
@@ -147,8 +152,20 @@ pub(super) fn run<T: Kernels>(
                                 columns: x_columns,
                                 r,
                             }),
-                            db.map(|to| Job::Factor { to: to.rows(0, 0, 1), add: to.add || !first, input: z, lanes: dp, r }),
-                            dc.map(|to| Job::Factor { to: to.rows(0, 0, 1), add: to.add || !first, input: x, lanes: dq, r }),
+                            db.map(|to| Job::Factor {
+                                to: to.rows(0, 0, 1),
+                                add: to.add || !first,
+                                input: z,
+                                lanes: dp,
+                                r,
+                            }),
+                            dc.map(|to| Job::Factor {
+                                to: to.rows(0, 0, 1),
+                                add: to.add || !first,
+                                input: x,
+                                lanes: dq,
+                                r,
+                            }),
                         ])?;
                     }
                 }

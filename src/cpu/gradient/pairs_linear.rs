@@ -60,8 +60,12 @@ impl<T: Kernels> Side<'_, T> {
                         });
                         let dweights = weights.map(|to| {
                             let Target { first: from_k, row_stride, column_stride, .. } = to_k(to).offset(k.0, 0);
-                            let turned =
-                                Target { first: from_k, row_stride: column_stride, column_stride: row_stride, padded: false };
+                            let turned = Target {
+                                first: from_k,
+                                row_stride: column_stride,
+                                column_stride: row_stride,
+                                padded: false,
+                            };
                             Job::Factor { to: turned, add: to.add || !first, input: from, lanes: sums, r }
                         });
                         let db = bias.map(|to| {
