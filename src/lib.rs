@@ -4,7 +4,7 @@
 //! y = zᵀWx + zᵀU + Vx + b        y[k] = Σᵢⱼ W[k,i,j] z[i] x[j] + Σᵢ U[k,i] z[i] + Σⱼ V[k,j] x[j] + b[k]
 //! ```
 //!
-//! [`Interaction`] is the operation: W dense or a CP decomposition, any of W, U, V and b absent, over borrowed strided
+//! [`Interaction`] is the operation: W dense, a CP decomposition or a sum of blocks, any of W, U, V and b absent, over borrowed strided
 //! [`View`]s of `f32`, `f64`, [`struct@f16`] or [`bf16`]. Axes are named `out`, `z` and `x`, and [`Axes`] turns other libraries'
 //! orders into this crate's.
 //!
@@ -37,6 +37,9 @@
 //! | choose the weights row by row | [`Grouped`] |
 //! | get the gradients | [`Interaction::backward`], and [`backward_into`](Interaction::backward_into) for some of them |
 //! | get the linear layers that z generates | [`Interaction::generate`] |
+//! | use a diagonal, Tucker or block-term W | [`Block`] and [`Interaction::blocks`] |
+//! | measure distances, gate x | [`Mahalanobis`], [`Interaction::attend`] |
+//! | start training | [`Interaction::deviations`], [`mod@init`] |
 //! | use the same weights many times | [`Interaction::prepare`] |
 //! | contract W with the factors of a decomposition | [`mttkrp()`], [`mttkrp_into`] |
 //! | make a W of low rank | `decompose` (feature `decompose`) |

@@ -46,6 +46,7 @@ fn all<T: Element>(layer: &Interaction<'_, T>, data: &Dense<T>, g: &[T]) -> Grad
         v: Some(Tensor::from_vec(nan(k * j), [k, j]).unwrap()),
         b: Some(Tensor::from_vec(nan(k), [k]).unwrap()),
         cp: None,
+        blocks: Vec::new(),
     };
     layer.backward_into(data.z(), data.x(), View::new(g, [n, k]).unwrap(), into(&mut gradients, How::Write)).unwrap();
     gradients

@@ -1,7 +1,8 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
 use super::kernels::{
-    Components, FormKhatriRao, Fused, Gate, GateBack, Gemm, Hadamard, Pack, Products, Stream, Sweep, Unpack, Widened,
+    Components, FormKhatriRao, Fused, Gate, GateBack, GateSum, Gemm, Hadamard, Pack, Products, Stream, Sweep, Unpack,
+    Widened,
 };
 use super::simd::Kernels;
 
@@ -39,6 +40,7 @@ pub(crate) struct Table<T: Kernels> {
     pub(crate) sweep: unsafe fn(&Sweep<T, T::Acc>),
     pub(crate) gate: unsafe fn(&Gate<T, T::Acc>),
     pub(crate) gate_back: unsafe fn(&GateBack<T, T::Acc>),
+    pub(crate) gate_sum: unsafe fn(&GateSum<T, T::Acc>),
 }
 
 /// Instantiates every kernel for a storage type and a [`super::simd::Simd`], each inside its `#[target_feature]`.
@@ -84,6 +86,11 @@ macro_rules! table {
                 // SAFETY: as above.
                 unsafe { kernels::gate_back::<$simd, $storage>(args) }
             }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn gate_sum(args: &kernels::GateSum<$storage, A>) {
+                // SAFETY: as above.
+                unsafe { kernels::gate_sum::<$simd, $storage>(args) }
+            }
             crate::cpu::table::Table {
                 name: $text,
                 lanes: <$simd as Simd>::LANES,
@@ -97,6 +104,7 @@ macro_rules! table {
                 sweep,
                 gate,
                 gate_back,
+                gate_sum,
             }
         };
     };

@@ -56,9 +56,8 @@ pub fn forward_pairs_reduced<T: Element>(
         (0..problems).map(|m| values.as_slice()[(m * rows + row) * columns + k] * scale).sum()
     };
     let bias = |k: usize| b.as_ref().map_or(0.0, |b| b.at(0, k).value);
-    let mut result = reference([rows, k], depth(layer, 0) + problems + 2, |row, k| {
-        (of(&exact.value, row, k) + bias(k)).into()
-    })?;
+    let mut result =
+        reference([rows, k], depth(layer, 0) + problems + 2, |row, k| (of(&exact.value, row, k) + bias(k)).into())?;
     result.magnitude = reference([rows, k], 0, |row, k| (of(&exact.magnitude, row, k) + bias(k).abs()).into())?.value;
     Ok(result)
 }

@@ -270,44 +270,49 @@ impl<T: Element> Case<T> {
     }
 
     #[track_caller]
-    pub fn check_forward(&self, context: Context, integers: bool) {
+    pub fn check_forward(&self, contexts: &[Context], integers: bool) {
         let blocks = self.blocks();
-        let exact = self.exact_of(&self.layer(&blocks, context));
-        let (y, what) = (self.forward(context), self.what(&context));
-        match integers {
-            true => {
-                check_magnitudes(&exact, &what);
-                assert_exact(&positive(&y), &exact, &what);
-            }
-            false => assert_close(&y, &exact, &what),
+        let exact = self.exact_of(&self.layer(&blocks, contexts[0]));
+        for &context in contexts {
+            compare(&self.forward(context), &exact, integers, &self.what(&context));
         }
+    }
+
+    /// What the gradients must be.
+    pub fn exact_gradients(&self) -> reference::Gradients {
+        let blocks = self.blocks();
+        let layer = self.linear(Interaction::blocks(&blocks).unwrap());
+        match self.rows[1] {
+            1 => reference::backward(&layer, self.z.view(), self.x_plain.view(), self.g_plain.view()),
+            _ => reference::backward_shared(&layer, self.z.view(), self.x.view(), self.g.view()),
+        }
+        .unwrap()
     }
 
     /// All gradients, or those of the inputs, or of the weights; each written or added.
     #[track_caller]
-    pub fn check_backward(&self, context: Context, integers: bool, which: Which, add: bool) {
-        for (name, values, exact) in self.gradients(context, which, add).unwrap() {
-            let what = format!("{name} {which:?} add {add} {}", self.what(&context));
-            match integers {
-                true => {
-                    check_magnitudes(&exact, &what);
-                    assert_exact(&positive(&values), &exact, &what);
-                }
-                false => assert_close(&values, &exact, &what),
+    pub fn check_backward(&self, contexts: &[(Context, Which, bool)], integers: bool) {
+        let exact = self.exact_gradients();
+        for &(context, which, add) in contexts {
+            for (name, values, exact) in self.gradients(context, which, add, &exact).unwrap() {
+                let what = format!("{name} {which:?} add {add} {}", self.what(&context));
+                compare(&values, &exact, integers, &what);
             }
         }
     }
 
     /// The gradients that are found, and what they must be.
-    pub fn gradients(&self, context: Context, which: Which, add: bool) -> Result<Vec<Found<T::Accumulator>>> {
+    pub fn gradients(
+        &self,
+        context: Context,
+        which: Which,
+        add: bool,
+        exact: &reference::Gradients,
+    ) -> Result<Vec<Found<T::Accumulator>>> {
         let ([groups, each], [k, i, j]) = (self.rows, self.form.sizes);
         let (n, blocks) = (groups * each, self.blocks());
         let layer = self.layer(&blocks, context);
         let (inputs, weights) = (which != Which::Weights, which != Which::Inputs);
-        let exact = match each {
-            1 => reference::backward(&layer, self.z.view(), self.x_plain.view(), self.g_plain.view())?,
-            _ => reference::backward_shared(&layer, self.z.view(), self.x.view(), self.g.view())?,
-        };
         let memory = Memory { layout: self.layout, add };
         let mut z = memory.of::<T::Accumulator, 2>([groups, i], inputs);
         let mut tied = memory.of([groups, i], inputs && self.tied);
@@ -379,17 +384,17 @@ impl<T: Element> Case<T> {
             memory.found(&mut found, "dz + dx", tied, exact.tied()?, &what);
         }
         memory.found(&mut found, "dx", x, exact.x.clone(), &what);
-        memory.found(&mut found, "dx shared", x_shared, exact.x, &what);
-        memory.found(&mut found, "dw", w, exact.w, &what);
-        memory.found(&mut found, "du", u, exact.u, &what);
-        memory.found(&mut found, "dv", v, exact.v, &what);
-        memory.found(&mut found, "db", b, exact.b, &what);
-        for ((core, diagonal, [a, b, c]), exact) in of_blocks.into_iter().zip(exact.blocks) {
+        memory.found(&mut found, "dx shared", x_shared, exact.x.clone(), &what);
+        memory.found(&mut found, "dw", w, exact.w.clone(), &what);
+        memory.found(&mut found, "du", u, exact.u.clone(), &what);
+        memory.found(&mut found, "dv", v, exact.v.clone(), &what);
+        memory.found(&mut found, "db", b, exact.b.clone(), &what);
+        for ((core, diagonal, [a, b, c]), exact) in of_blocks.into_iter().zip(&exact.blocks) {
             memory.found(&mut found, "dcore", core, exact.core.clone(), &what);
-            memory.found(&mut found, "ddiagonal", diagonal, exact.core, &what);
-            for (name, to, exact) in [("da", a, exact.a), ("db of block", b, exact.b), ("dc", c, exact.c)] {
+            memory.found(&mut found, "ddiagonal", diagonal, exact.core.clone(), &what);
+            for (name, to, exact) in [("da", a, &exact.a), ("db of block", b, &exact.b), ("dc", c, &exact.c)] {
                 if let Some(exact) = exact {
-                    memory.found(&mut found, name, to, exact, &what);
+                    memory.found(&mut found, name, to, exact.clone(), &what);
                 }
             }
         }
@@ -452,6 +457,16 @@ impl Memory {
         };
         found.push((name, values, exact));
     }
+}
+
+/// Integers to the last bit, others within their bound.
+#[track_caller]
+pub fn compare<A: Element>(values: &[A], exact: &Reference, integers: bool, what: &str) {
+    if !integers {
+        return assert_close(values, exact, what);
+    }
+    check_magnitudes(exact, what);
+    assert_exact(&positive(values), exact, what);
 }
 
 /// Zeros of either sign as one.

@@ -8,9 +8,9 @@ mod baselines;
 mod bench;
 mod cases;
 mod check;
+mod count;
 #[cfg(feature = "cuda")]
 mod cuda;
-mod count;
 mod devices;
 mod exact;
 mod fit;

@@ -100,7 +100,7 @@ impl<T: Element> Gating<'_, T> {
                     Place::Stored(first) => Gated::Stored(Row { first, stride: row }),
                     Place::Added(first) => Gated::Added(Row { first, stride: row }),
                     Place::Sums(first) => {
-                        let aligned = first as usize % lanes == 0
+                        let aligned = (first as usize).is_multiple_of(lanes)
                             && (row.wrapping_mul(size_of::<T::Acc>() as isize) % lanes as isize == 0 || run.rows == 1);
                         Gated::Sums(Row { first, stride: row }, aligned && bytes > caches().l3 / 2)
                     }

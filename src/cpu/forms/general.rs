@@ -14,12 +14,14 @@
 //! bf16 meets sums, and is widened for it, as many outputs at a time as take [`CORE_BYTES`].
 
 use super::batch::{Run, Sinks, rows_of, runs};
-use super::stage::{Rows, as_sums, copy, deliver, fold, ld, multiply, spread};
+use super::gate::Gating;
+use super::stage::{Rows, as_stored, as_sums, by_rows, copy, deliver, fold, ld, multiply, spread};
 use crate::block::Center;
 use crate::cpu::cache::{caches, part, parts};
 use crate::cpu::gradient::jobs::Call;
-use crate::cpu::kernels::Hadamard;
+use crate::cpu::kernels::{GateSum, Hadamard, Row};
 use crate::cpu::operand::{Cube, Part};
+use crate::cpu::parallel::Shared;
 use crate::cpu::product::IN_PLACE_ROWS;
 use crate::cpu::scratch;
 use crate::{Block, Context, Element, Interaction, Result, View};
@@ -223,17 +225,26 @@ impl<'a, T: Element> General<'a, T> {
             // SAFETY: the scratch has the lengths of these blocks, and all shapes agree.
             unsafe {
                 self.weights(weights);
+                let (at_once, gates) = (self.sums_at_once(), self.gates(&y));
+                let [needs_p, needs_q] = [1, 2].map(|side| !at_once && (!gates || self.block.factors[side].is_some()));
                 for g in parts(groups, blocks.groups, 1) {
-                    self.project(&call, 1, self.z.slice_rows(g), p)?;
+                    if needs_p {
+                        self.project(&call, 1, self.z.slice_rows(g), p)?;
+                    }
                     for m in parts(each, blocks.each, 1) {
-                        for run in runs(g, m, each, flat) {
+                        for run in runs(g, m, each, flat).filter(|_| needs_q) {
                             self.project(&call, 2, rows_of(self.x, run), q.from(run.at))?;
+                        }
+                        if gates {
+                            self.gate([p, q], [g, m], y)?;
+                            continue;
                         }
                         match &cores {
                             Some(cores) => self.dense(cores, [h, p, q], [g.1, m.1])?,
-                            None => self.diagonal(&call, [h, p, q], [g.1, m.1], weights),
+                            None if at_once => self.sums(&call, h, [g, m], weights)?,
+                            None => self.diagonal(&call, [h, p, q], [g.1, m.1], weights)?,
                         }
-                        let columns = self.folded(0, h, g.1 * m.1);
+                        let columns = if at_once { 1 } else { self.folded(0, h, g.1 * m.1) };
                         let a = self.block.factors[0].map(View::transpose);
                         for run in runs(g, m, each, flat) {
                             let from = (h.from(run.at), [run.rows, columns]);
@@ -276,29 +287,111 @@ impl<'a, T: Element> General<'a, T> {
         })
     }
 
+    /// Whether y is P⊙Q of which one is an input that can be read in place.
+    fn gates(&self, y: &Sinks<T>) -> bool {
+        let unit = |stride: isize| stride == 1 || self.block.ranks()[0] == 1;
+        let [a, b, c] = self.block.factors;
+        let stride = if c.is_some() { self.z.strides()[1] } else { self.x.strides()[2] };
+        let one = self.block.is_diagonal() && a.is_none() && b.is_some() != c.is_some();
+        one && T::IN_PLACE && unit(stride) && y.unit()
+    }
+
+    /// This product, of these rows.
+    ///
+    /// # Safety
+    ///
+    /// The scratch has the rows of the factor's side.
+    unsafe fn gate(&self, [p, q]: [Rows<T::Acc>; 2], [g, m]: [Part; 2], y: Sinks<T>) -> Result<()> {
+        let [_, rb, rc] = self.block.ranks();
+        let (mut z, mut x) = (None, None);
+        // SAFETY: the caller's contract.
+        unsafe {
+            if self.block.factors[1].is_some() {
+                z = as_stored(p.view([g.1, rb]));
+            } else {
+                x = as_stored(q.groups([g.1, m.1, rc]));
+            }
+        }
+        let z = z.unwrap_or_else(|| self.z.slice_rows(g));
+        let x = match x {
+            Some(x) => x,
+            None => self.x.slice(0, g.0..g.0 + g.1)?.slice(1, m.0..m.0 + m.1)?,
+        };
+        let (context, threads, weights) = (self.context, self.threads, self.block.weights());
+        Gating { context, threads, weights, bias: None, z, x }.forward(y.at(g.0, m.0))
+    }
+
+    /// Whether all components are added up, of inputs that have no factors and can be read in place.
+    fn sums_at_once(&self) -> bool {
+        let columns = self.block.ranks()[0];
+        let unit = |stride: isize| stride == 1 || columns == 1;
+        let [_, b, c] = self.block.factors;
+        let bare = self.block.is_spread(0) && b.is_none() && c.is_none();
+        bare && unit(self.z.strides()[1]) && unit(self.x.strides()[2])
+    }
+
+    /// These sums, each row's in its first element of H.
+    ///
+    /// # Safety
+    ///
+    /// The scratch has the rows.
+    unsafe fn sums(&self, call: &Call<T>, h: Rows<T::Acc>, [g, m]: [Part; 2], weights: *const T::Acc) -> Result<()> {
+        let (columns, each) = (self.block.ranks()[0], self.each());
+        let scale = Shared::new(if self.block.weights().is_some() { weights.cast_mut() } else { std::ptr::null_mut() });
+        for run in runs(g, m, each, false) {
+            let (x, z) = (rows_of(self.x, run), self.z.slice_rows((run.group, 1)));
+            let z_stride = if each == 1 { self.z.strides()[0] } else { 0 };
+            by_rows(call, run.rows, |part| {
+                let from = |first: *const T, stride: isize| first.wrapping_offset(stride.wrapping_mul(part.0 as isize));
+                // SAFETY: rows of the operands, contiguous; no other task has these rows of scratch.
+                unsafe {
+                    (call.table.gate_sum)(&GateSum {
+                        rows: part.1,
+                        columns,
+                        z: Row { first: from(z.host_ptr(), z_stride), stride: z_stride },
+                        x: Row { first: from(x.host_ptr(), x.strides()[0]), stride: x.strides()[0] },
+                        scale: scale.get().cast_const(),
+                        to: h.row(run.at + part.0),
+                        to_stride: h.ld,
+                    });
+                }
+            })?;
+        }
+        Ok(())
+    }
+
     /// H of a diagonal core.
+    ///
+    /// # Safety
+    ///
+    /// The scratch has the rows.
     unsafe fn diagonal(
         &self,
         call: &Call<T>,
         [h, p, q]: [Rows<T::Acc>; 3],
         [groups, each]: [usize; 2],
         weights: *const T::Acc,
-    ) {
+    ) -> Result<()> {
         let columns = self.block.ranks()[0];
-        let scale = if self.block.weights().is_some() { weights } else { std::ptr::null() };
+        let scale = Shared::new(if self.block.weights().is_some() { weights.cast_mut() } else { std::ptr::null_mut() });
         let (segments, rows, ld_p) = if each == 1 { (1, groups, p.ld) } else { (groups, each, 0) };
         for segment in 0..segments {
-            // SAFETY: these rows of scratch, by whole vectors.
-            unsafe {
-                (call.table.arithmetic.hadamard)(&Hadamard {
-                    to: h.row(segment * rows),
-                    to_stride: h.ld,
-                    factors: [(p.row(segment).cast_const(), ld_p), (q.row(segment * rows).cast_const(), q.ld)],
-                    scale,
-                    rows,
-                    columns,
-                });
-            }
+            by_rows(call, rows, |part| {
+                let at = segment * rows + part.0;
+                let p = p.row(segment).wrapping_add(part.0 * ld_p).cast_const();
+                // SAFETY: these rows of scratch, by whole vectors; no other task has them.
+                unsafe {
+                    (call.table.arithmetic.hadamard)(&Hadamard {
+                        to: h.row(at),
+                        to_stride: h.ld,
+                        factors: [(p, ld_p), (q.row(at).cast_const(), q.ld)],
+                        scale: scale.get().cast_const(),
+                        rows: part.1,
+                        columns,
+                    });
+                }
+            })?;
         }
+        Ok(())
     }
 }

@@ -229,17 +229,8 @@ impl<T: Element> Distances<'_, T> {
                     let Some(to) = to else { continue };
                     by_rows(call, rows.1, |part| {
                         for n in part.0..part.0 + part.1 {
-                            let target = to.rows(rows.0 + n, 0, 1);
                             let from = std::slice::from_raw_parts(arrays.of_d.row(n).cast_const(), i);
-                            for (column, &value) in from.iter().enumerate() {
-                                let place = target.offset(0, column).first;
-                                let value = if *negative { minus::<T>(T::Acc::default(), value) } else { value };
-                                *place = if to.add {
-                                    minus::<T>(*place, minus::<T>(T::Acc::default(), value))
-                                } else {
-                                    value
-                                };
-                            }
+                            write_signed::<T>(from, to, rows.0 + n, *negative);
                         }
                     })?;
                 }
@@ -281,6 +272,21 @@ unsafe fn each_row<T: Kernels>(
             let (a, b) = (std::slice::from_raw_parts_mut(first, columns), std::slice::from_raw_parts_mut(second, len));
             with(n, [a, b]);
         }
+    }
+}
+
+/// A row of a gradient written or added, or its negative.
+///
+/// # Safety
+///
+/// The destination has the row, which no other task has.
+unsafe fn write_signed<T: Kernels>(from: &[T::Acc], to: &To<T::Acc>, row: usize, negative: bool) {
+    let target = to.rows(row, 0, 1);
+    for (column, &value) in from.iter().enumerate() {
+        let place = target.offset(0, column).first;
+        let value = if negative { T::Acc::default() - value } else { value };
+        // SAFETY: the caller's contract.
+        unsafe { *place = if to.add { *place + value } else { value } };
     }
 }
 

@@ -61,6 +61,12 @@ impl<A: Copy> Rows<A> {
     }
 }
 
+/// Sums as what is stored, where that is one type.
+pub(super) fn as_stored<'a, T: Element, const D: usize>(view: View<'a, T::Accumulator, D>) -> Option<View<'a, T, D>> {
+    // SAFETY: the same type, by the meaning of `IN_PLACE`.
+    T::IN_PLACE.then(|| unsafe { View::from_raw_parts(view.host_ptr().cast(), view.shape(), view.strides()) })
+}
+
 /// The type of sums, where it is the storage type.
 pub(super) fn as_sums<'a, T: Element, const D: usize>(view: View<'a, T, D>) -> Option<View<'a, T::Accumulator, D>> {
     // SAFETY: the same type, by the meaning of `IN_PLACE`.
@@ -221,7 +227,8 @@ pub(super) unsafe fn fold<T: Kernels>(rows: Rows<T::Acc>, count: usize, columns:
         while width > 1 {
             width /= 2;
             for lane in 0..width {
-                lanes[lane] = lanes[lane] + lanes[lane + width];
+                let other = lanes[lane + width];
+                lanes[lane] += other;
             }
         }
         row[0] = lanes[0];

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   y[n][k]  = d[k] z[n][k] x[n][k] + b[k]
+//!   s[n]     = Σ_k d[k] z[n][k] x[n][k]
 //!   dz[n][k] = d[k] g[n][k] x[n][k]      dx[n][k] = d[k] g[n][k] z[n][k]      dd[k] += Σ_n g[n][k] z[n][k] x[n][k]
 //! ```
 //!
@@ -58,6 +59,19 @@ pub(crate) struct GateBack<T, A> {
     pub(crate) to: [(Row<*mut A>, bool); 3],
     /// dd, one row of whole vectors, added to.
     pub(crate) d_scale: *mut A,
+}
+
+/// Operands of [`gate_sum`].
+pub(crate) struct GateSum<T, A> {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) z: Row<*const T>,
+    pub(crate) x: Row<*const T>,
+    /// d, or null; room for whole vectors.
+    pub(crate) scale: *const A,
+    /// An element for each row, so far apart.
+    pub(crate) to: *mut A,
+    pub(crate) to_stride: usize,
 }
 
 /// The vector from column `c` on, of which `len` lanes are of the row.
@@ -189,6 +203,42 @@ pub(crate) unsafe fn gate_back<S: Widen<T>, T: Kernels<Acc = S::Acc>>(o: &GateBa
                     write::<S>(to(tied), c, left, S::mul(g, S::add(z, x)), add_tied);
                 }
             }
+        }
+    }
+}
+
+/// # Safety
+///
+/// See [`super`].
+#[inline(always)]
+pub(crate) unsafe fn gate_sum<S: Widen<T>, T: Kernels<Acc = S::Acc>>(o: &GateSum<T, S::Acc>) {
+    /// Sums beside each other, which cover the latency of an addition.
+    const SUMS: usize = 4;
+    let ahead = AHEAD / size_of::<T>();
+    // SAFETY: rows and columns are within the operands: the caller's contract.
+    unsafe {
+        for n in 0..o.rows {
+            let z = o.z.first.wrapping_offset(o.z.stride.wrapping_mul(n as isize));
+            let x = o.x.first.wrapping_offset(o.x.stride.wrapping_mul(n as isize));
+            let mut sums = [S::zero(); SUMS];
+            let mut c = 0;
+            while c < o.columns {
+                for sum in &mut sums {
+                    if c >= o.columns {
+                        break;
+                    }
+                    S::prefetch(z.wrapping_add(c + ahead).cast());
+                    S::prefetch(x.wrapping_add(c + ahead).cast());
+                    let mut product = read::<S, T>(z, c, o.columns - c);
+                    if !o.scale.is_null() {
+                        product = S::mul(product, S::load(o.scale.add(c)));
+                    }
+                    *sum = S::fma(product, read::<S, T>(x, c, o.columns - c), *sum);
+                    c += S::LANES;
+                }
+            }
+            let [a, b, c, d] = sums;
+            *o.to.add(n * o.to_stride) = S::sum(S::add(S::add(a, b), S::add(c, d)));
         }
     }
 }

@@ -15,7 +15,7 @@ mod sweep;
 
 pub(crate) use components::{Components, components};
 pub(crate) use fused::{Fused, fused};
-pub(crate) use gate::{Gate, GateBack, Gated, Row, gate, gate_back};
+pub(crate) use gate::{Gate, GateBack, GateSum, Gated, Row, gate, gate_back, gate_sum};
 pub(crate) use gemm::{Epilogue, Fetch, Gemm, gemm};
 pub(crate) use microkernel::{Ahead, peak, read};
 pub(crate) use pack::{

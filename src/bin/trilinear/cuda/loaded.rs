@@ -58,7 +58,9 @@ impl<T: Baselines> Loaded<T> {
         let Some(outputs) = Outputs::new(1, data.lengths) else { return skip(no_memory) };
         let plan = match data.plan(context) {
             Ok(plan) => plan,
-            Err(error @ (trilinear::Error::Algorithm { .. } | trilinear::Error::Unsupported { .. })) => return skip(&error.to_string()),
+            Err(error @ (trilinear::Error::Algorithm { .. } | trilinear::Error::Unsupported { .. })) => {
+                return skip(&error.to_string());
+            }
             Err(error) => return Err(error.into()),
         };
         let tensors = match Tensors::new(context.device(), &data) {
