@@ -113,9 +113,11 @@ pub trait Element:
 impl Element for f32 {
     type Accumulator = f32;
     const DTYPE: DType = DType::F32;
+    #[inline]
     fn from_f64(value: f64) -> Self {
         value as f32
     }
+    #[inline]
     fn to_f64(self) -> f64 {
         f64::from(self)
     }
@@ -124,9 +126,11 @@ impl Element for f32 {
 impl Element for f64 {
     type Accumulator = f64;
     const DTYPE: DType = DType::F64;
+    #[inline]
     fn from_f64(value: f64) -> Self {
         value
     }
+    #[inline]
     fn to_f64(self) -> f64 {
         self
     }
@@ -135,9 +139,11 @@ impl Element for f64 {
 impl Element for f16 {
     type Accumulator = f32;
     const DTYPE: DType = DType::F16;
+    #[inline]
     fn from_f64(value: f64) -> Self {
         f16::from_f32(round_to_odd(value))
     }
+    #[inline]
     fn to_f64(self) -> f64 {
         f16::to_f64(self)
     }
@@ -146,9 +152,11 @@ impl Element for f16 {
 impl Element for bf16 {
     type Accumulator = f32;
     const DTYPE: DType = DType::Bf16;
+    #[inline]
     fn from_f64(value: f64) -> Self {
         bf16::from_f32(round_to_odd(value))
     }
+    #[inline]
     fn to_f64(self) -> f64 {
         bf16::to_f64(self)
     }

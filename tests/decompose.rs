@@ -149,6 +149,9 @@ fn nothing_to_fit<T: Real>() {
         let fit = cp(Tensor::<T, 3>::zeros(lengths).unwrap().view(), &Options::new(1)).unwrap();
         assert_eq!((fit.report.error, fit.c.shape()), (0.0, [lengths[2], 1]));
     }
+    // Axes that no memory has, of a tensor without elements.
+    let w = View::<T, 3>::new(&[], [1 << 40, 1 << 40, 0]).unwrap();
+    assert_eq!(cp(w, &Options::new(0)).unwrap().report.parameters, [0, 0]);
 }
 
 /// Numbers whose squares over- or underflow.
@@ -347,6 +350,16 @@ fn for_data() {
     assert_eq!(plain.report.output_error, None);
     // What is minimised is the expected error for independent inputs.
     assert!((aware.report.error / by_aware - 1.0).abs() < 0.2, "{} {by_aware}", aware.report.error);
+    // Factors that are given are those of W, and so are those that a sweep goes on from.
+    let warm = Options { init: aware.init(), iterations: 0, data: Some([z.view(), x.view()]), ..options };
+    let same = cp(w.view(), &warm).unwrap();
+    assert!((same.report.error - aware.report.error).abs() < 1e-9 && (output_error(&same) - by_aware).abs() < 1e-9);
+    let init = Init::Random;
+    let by_rank = sweep(w.view(), &[4, 5], &Options { data: warm.data, init, iterations: 1, ..options }).unwrap();
+    assert!(by_rank.fits.windows(2).all(|pair| pair[1].report.error < pair[0].report.error));
+    for fit in &by_rank.fits {
+        assert!((fit.report.output_error.unwrap() - output_error(fit)).abs() < 1e-9);
+    }
     // W itself it approximates worse.
     assert!(error_of(&w, &aware) > error_of(&w, &plain));
 
@@ -447,4 +460,67 @@ fn slices<T: Real>() {
         terms.report.error
     });
     assert!(fits[0] > fits[1] && fits[1] > 0.1 && fits[2] < noise::<T>(), "{fits:?}");
+}
+
+/// The textbook's iteration: MTTKRP by its definition, and Gauss-Jordan elimination.
+fn textbook(w: &Tensor<f64, 3>, mut factors: [Vec<f64>; 3], rank: usize) -> ([Vec<f64>; 3], f64) {
+    let ([_, i, j], r) = (w.shape(), rank);
+    for mode in 0..3 {
+        let others = [[1, 2], [0, 2], [0, 1]][mode];
+        let len = w.shape()[mode];
+        let mut m = vec![0.0; len * r];
+        for (at, w) in w.as_slice().iter().enumerate() {
+            let index = [at / (i * j), at / j % i, at % j];
+            let [p, q] = others.map(|axis| &factors[axis][index[axis] * r..][..r]);
+            let m = &mut m[index[mode] * r..][..r];
+            m.iter_mut().zip(p.iter().zip(q)).for_each(|(m, (p, q))| *m += w * p * q);
+        }
+        let gram = |f: &[f64], p: usize, q: usize| f.chunks_exact(r).map(|row| row[p] * row[q]).sum::<f64>();
+        let mut g: Vec<f64> =
+            (0..r * r).map(|at| others.iter().map(|&axis| gram(&factors[axis], at / r, at % r)).product()).collect();
+        for pivot in 0..r {
+            let inverse = 1.0 / g[pivot * r + pivot]; // positive definite
+            for column in (0..r).filter(|&column| column != pivot) {
+                let by = g[pivot * r + column] * inverse;
+                (0..r).for_each(|row| g[row * r + column] -= by * g[row * r + pivot]);
+                m.chunks_exact_mut(r).for_each(|m| m[column] -= by * m[pivot]);
+            }
+        }
+        m.chunks_exact_mut(r).for_each(|m| (0..r).for_each(|at| m[at] /= g[at * r + at]));
+        factors[mode] = m;
+    }
+    let squares = w.as_slice().iter().enumerate().map(|(at, w)| {
+        let index = [at / (i * j), at / j % i, at % j];
+        let product = |r: usize| (0..3).map(|axis| factors[axis][index[axis] * rank + r]).product::<f64>();
+        (w - (0..r).map(product).sum::<f64>()).powi(2)
+    });
+    let error = (squares.sum::<f64>() / w.as_slice().iter().map(|w| w * w).sum::<f64>()).sqrt();
+    (factors, error)
+}
+
+/// Sizes at which updates share contractions of W, over each axis or over some of them, and at which none do.
+#[test]
+fn iterations_are_the_textbooks() {
+    for (lengths, rank) in [
+        ([17, 66, 64], 16),
+        ([9, 66, 64], 16),
+        ([66, 9, 64], 16),
+        ([66, 64, 9], 16),
+        ([20, 30, 40], 25),
+        ([20, 30, 40], 35),
+        ([6, 7, 8], 3),
+    ] {
+        let w = uniform::<f64>(lengths, 2);
+        let mut random = Random(5);
+        let mut factors = lengths.map(|len| random.uniform::<f64>(len * rank));
+        let given = [0, 1, 2].map(|axis| Tensor::from_vec(factors[axis].clone(), [lengths[axis], rank]).unwrap());
+        let init = Init::Given { factors: given.each_ref().map(Tensor::view), lambda: None };
+        let fit = cp(w.view(), &Options { iterations: 3, tolerance: 0.0, init, ..Options::new(rank) }).unwrap();
+        for (iteration, error) in fit.report.errors.iter().enumerate() {
+            let expected;
+            (factors, expected) = textbook(&w, factors, rank);
+            assert!((error - expected).abs() < 1e-9, "{lengths:?} rank {rank}, {iteration}: {error}, not {expected}");
+        }
+        check(&w, &fit);
+    }
 }

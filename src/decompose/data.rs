@@ -60,6 +60,9 @@ impl<'a, T: Real> Whitening<'a, T> {
     /// W̃.
     pub(super) fn apply(&self, w: View<'_, T, 3>) -> Result<Tensor<T, 3>> {
         let ([k, i, j], w) = (w.shape(), Tensor::from_view(w)?);
+        if w.as_slice().is_empty() {
+            return Ok(w);
+        }
         let root = |of: &Roots| {
             Tensor::from_vec(of.root.as_slice().iter().map(|&v| T::from_f64(v)).collect(), of.root.shape())
         };
@@ -69,22 +72,31 @@ impl<'a, T: Real> Whitening<'a, T> {
         let half = by_x.forward(View::new(&[], [k * i, 0])?, rows)?;
         let by_z = Interaction::linear(i, 0, i)?.with_v(z.view())?.with_context(self.context);
         let mut whitened = Tensor::zeros([k, i, j])?;
-        let slices = half.as_slice().chunks_exact((i * j).max(1));
-        for (from, to) in slices.zip(whitened.as_mut_slice().chunks_exact_mut((i * j).max(1))) {
+        let slices = half.as_slice().chunks_exact(i * j);
+        for (from, to) in slices.zip(whitened.as_mut_slice().chunks_exact_mut(i * j)) {
             let columns = View::new(from, [i, j])?.transpose();
             by_z.forward_into(View::new(&[], [j, 0])?, columns, ViewMut::new(to, [i, j])?.transpose())?;
         }
         Ok(whitened)
     }
 
+    /// From factors of W to those of W̃.
+    pub(super) fn turn(&self, model: &mut Model<T>) -> Result<()> {
+        self.by(model, |roots| &roots.root)
+    }
+
     /// From factors of W̃ to those of W.
-    pub(super) fn undo(&self, model: &mut Model<T>) -> Result<()> {
+    pub(super) fn turn_back(&self, model: &mut Model<T>) -> Result<()> {
+        self.by(model, |roots| &roots.inverse)
+    }
+
+    fn by(&self, model: &mut Model<T>, root: fn(&Roots) -> &Tensor<f64, 2>) -> Result<()> {
         for (mode, roots) in [1, 2].into_iter().zip(&self.roots) {
             let [len, r] = model.factors[mode].shape();
             let wide = model.factors[mode].as_slice().iter().map(|value| value.to_f64()).collect();
             let wide = Tensor::<f64, 2>::from_vec(wide, [len, r])?;
             let layer = Interaction::linear(r, 0, len)?.with_v(wide.view().transpose())?.with_context(self.context);
-            let raw = layer.forward(View::new(&[], [len, 0])?, roots.inverse.view())?;
+            let raw = layer.forward(View::new(&[], [len, 0])?, root(roots).view())?;
             model.scale_by(mode, raw.as_slice(), 1)?;
         }
         Ok(())

@@ -6,7 +6,8 @@ use super::model::Model;
 use super::report::{Cp, Report, Stopped};
 use super::start;
 use super::target::Target;
-use super::{Options, Real};
+use super::{Init, Options, Real};
+use crate::view::elements;
 use crate::{Interaction, Result, Tensor, View};
 
 /// The CP decomposition of `w` [K, I, J] that alternating least squares finds (Carroll and Chang, *Analysis of Individual
@@ -16,7 +17,8 @@ use crate::{Interaction, Result, Tensor, View};
 /// The products with W are [`crate::mttkrp`]. Normal equations are solved in f64, by Cholesky's decomposition or, where they
 /// are singular, without the directions that change nothing; so no iteration increases the error (with a ridge: what that
 /// minimises), but for rounding. The error is computed without forming Ŵ, unless it is so small that it would be lost to
-/// cancellation: then from panels of Ŵ. A W that is not row-major is copied.
+/// cancellation: then from panels of Ŵ. A W that is not row-major is copied. Two updates in a row share a contraction of W, for which there is as
+/// much memory again as W takes, at most.
 ///
 /// **For data** ([`Options::data`]) what is minimised is the expected error of y = zᵀWx for independent z and x that are
 /// distributed like the samples: ‖(W − Ŵ) ×ᵢ S_z^½ ×ⱼ S_x^½‖, S = E\[zzᵀ\] and E\[xxᵀ\], which is a fit of the whitened tensor. (Of a
@@ -99,7 +101,7 @@ impl<'a, T: Real> Problem<'a, T> {
             start: 0,
             seconds: 0.0,
             mttkrp_seconds: 0.0,
-            parameters: [lengths.into_iter().product(), after],
+            parameters: [elements(&lengths)?, after],
             output_error: None,
         };
         if rank == 0 || target.norm2 == 0.0 {
@@ -112,10 +114,17 @@ impl<'a, T: Real> Problem<'a, T> {
         let mut best: Option<(usize, Run<T>)> = None;
         let starts = 1 + options.restarts + usize::from(lower.is_some());
         for number in 0..starts {
-            let model = match lower.filter(|_| number == starts - 1) {
-                Some(lower) => start::continued(&target, options, lower)?,
-                None => start::model(&target, options, block, number)?,
+            let (mut model, given) = match lower.filter(|_| number == starts - 1) {
+                Some(lower) => (start::continued(&target, options, lower)?, true),
+                None => (
+                    start::model(&target, options, block, number)?,
+                    number == 0 && matches!(options.init, Init::Given { .. }),
+                ),
             };
+            // Given factors are those of W.
+            if let (Some(whitening), true) = (&self.whitening, given) {
+                whitening.turn(&mut model)?;
+            }
             let run = als.run(model, [number, starts])?;
             let cancelled = run.stopped == Stopped::Cancelled;
             if best.as_ref().is_none_or(|(_, best)| run.error < best.error) {
@@ -133,7 +142,7 @@ impl<'a, T: Real> Problem<'a, T> {
         (report.error, report.errors, report.start) = (run.error, run.errors, number);
         let mut model = run.model;
         if let Some(whitening) = &self.whitening {
-            whitening.undo(&mut model)?;
+            whitening.turn_back(&mut model)?;
         }
         (report.seconds, report.mttkrp_seconds) = (als.seconds(), als.in_mttkrp.as_secs_f64());
         Ok((model, report, target.scale))

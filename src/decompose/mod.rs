@@ -50,7 +50,7 @@ mod target;
 
 pub use blocks::{BlockTerms, block_terms};
 pub use fit::cp;
-pub use options::{Init, Options, Progress};
+pub use options::{Init, OnProgress, Options, Progress};
 pub use report::{Cp, Report, Stopped};
 pub use sweep::{Sweep, search, sweep};
 

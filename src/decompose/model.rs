@@ -54,10 +54,13 @@ impl<T: Real> Model<T> {
         lengths.iter_mut().for_each(|length| *length = length.sqrt());
         let inverse: Vec<f64> = lengths.iter().map(|&length| if length > 0.0 { 1.0 / length } else { 0.0 }).collect();
         let (to, wide) = (self.factors[mode].as_mut_slice(), self.wide.as_mut_slice());
-        for (row, (to, wide)) in raw.chunks_exact(columns).zip(to.chunks_exact_mut(r).zip(wide.chunks_exact_mut(r))) {
-            for (at, (to, wide)) in to.iter_mut().zip(wide).enumerate() {
-                *to = T::from_f64(row[at / repeat] * inverse[at / repeat]);
-                *wide = to.to_f64(); // as it was rounded
+        let rows = to.chunks_exact_mut(r).zip(wide.chunks_exact_mut(r));
+        for (row, (to, wide)) in raw.chunks_exact(columns).zip(rows) {
+            let copies = to.chunks_exact_mut(repeat).zip(wide.chunks_exact_mut(repeat));
+            for ((value, inverse), (to, wide)) in row.iter().zip(&inverse).zip(copies) {
+                let unit = T::from_f64(value * inverse);
+                to.fill(unit);
+                wide.fill(unit.to_f64()); // as it was rounded
             }
         }
         self.lambda.iter_mut().enumerate().for_each(|(at, lambda)| *lambda = lengths[at / repeat]);

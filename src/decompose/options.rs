@@ -41,8 +41,11 @@ pub struct Options<'a, T> {
     /// Threads and SIMD level. A fit is computed on the processor. Default: as the environment says.
     pub context: Option<Context>,
     /// Called after each iteration; [`ControlFlow::Break`] ends the fit with the best result so far. Default: none.
-    pub progress: Option<&'a dyn Fn(&Progress) -> ControlFlow<()>>,
+    pub progress: Option<OnProgress<'a>>,
 }
+
+/// What is called after each iteration, and says whether to go on.
+pub type OnProgress<'a> = &'a dyn Fn(&Progress) -> ControlFlow<()>;
 
 /// The factors that a fit starts from.
 #[derive(Clone, Copy, Debug)]

@@ -11,6 +11,11 @@
 use super::Real;
 use crate::{Axis, Context, Result, Tensor, View, ViewMut, mttkrp_into};
 
+/// Shorter axes are not worth it: the sums from t cost as much as a contraction of several elements.
+const SHORTEST: usize = 16;
+/// Multiply-adds that a contraction should have, or each of several calls: a microsecond.
+const LEAST_WORK: usize = 1 << 16;
+
 /// Components whose sums are formed at once.
 const LANES: usize = 16;
 
@@ -21,7 +26,7 @@ pub(super) struct Products<T> {
     t: Vec<T>,
     /// [1, R].
     ones: Tensor<T, 2>,
-    /// Whether contractions over each axis are no larger than W.
+    /// Whether contractions over each axis are no larger than W, and worth it.
     allowed: [bool; 3],
 }
 
@@ -30,7 +35,11 @@ impl<T: Real> Products<T> {
     pub(super) fn new(lengths: [usize; 3], rank: usize) -> Result<Self> {
         let elements: usize = lengths.into_iter().product();
         let size = |len: usize| elements.checked_div(len).unwrap_or(0) * rank;
-        let allowed = lengths.map(|len| rank <= len);
+        let allowed = [0, 1, 2].map(|over| {
+            let calls = if over == 1 { lengths[0] } else { 1 };
+            let work = (elements / calls.max(1)).saturating_mul(rank);
+            rank <= lengths[over] && lengths[over] >= SHORTEST && work >= LEAST_WORK
+        });
         let most = (0..3).filter(|&over| allowed[over]).map(|over| size(lengths[over])).max().unwrap_or(0);
         let mut ones = Tensor::zeros([1, rank])?;
         ones.as_mut_slice().fill(T::from_f64(1.0));
