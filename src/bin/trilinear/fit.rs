@@ -183,6 +183,9 @@ impl Operands {
             Error::Shape { operand, .. } | Error::NotFinite { operand } => *operand,
             _ => return error.into(),
         };
+        if let ("factors", Some(model)) = (operand, &self.warm) {
+            return anyhow!("{error} ({})", model.factors[0].place.path.display());
+        }
         let factor = |at: usize| self.warm.as_ref().map(|model| &model.factors[at]);
         let array = match operand {
             "w" => Some(w),
