@@ -27,6 +27,8 @@ fn shapes() -> Vec<[usize; 4]> {
         [66, 2, 700, 2],
         [9, 33, 32, 31],
     ]);
+    // Parts of the batch, and products of several rows of one input with all of another.
+    shapes.extend([[4300, 3, 5, 2], [2050, 12, 13, 9]]);
     shapes
 }
 
@@ -139,7 +141,7 @@ fn bounds<T: Element>() {
 
 /// Inputs, weights and gradients of any layout, with guard bands around the gradients.
 fn strided<T: Element>() {
-    for sizes in [[5, 7, 9, 4], [70, 17, 33, 3], [9, 16, 32, 13]] {
+    for sizes in [[5, 7, 9, 4], [70, 17, 33, 3], [9, 16, 32, 13], [2100, 5, 7, 3]] {
         let [n, i, j, k] = sizes;
         let data = Dense::<T>::integers(sizes, 5);
         let g = g(&data, 9);
@@ -176,7 +178,7 @@ fn strided<T: Element>() {
 
 /// β = 1 adds to what is there; a subset gives the bits of the whole.
 fn added<T: Element>() {
-    for sizes in [[6, 5, 7, 3], [400, 9, 33, 2], [70, 33, 17, 4]] {
+    for sizes in [[6, 5, 7, 3], [400, 9, 33, 2], [70, 33, 17, 4], [2100, 5, 7, 3]] {
         let data = Dense::<T>::integers(sizes, 6);
         let g = g(&data, 2);
         let layer = data.layer();
@@ -198,7 +200,7 @@ fn added<T: Element>() {
 
 /// The same bits for any number of threads.
 fn threads<T: Element>() {
-    for sizes in [[100, 40, 50, 60], [700, 33, 130, 7], [40, 300, 200, 1], [3, 120, 110, 50]] {
+    for sizes in [[100, 40, 50, 60], [700, 33, 130, 7], [40, 300, 200, 1], [3, 120, 110, 50], [4300, 9, 17, 16]] {
         let data = Dense::<T>::uniform(sizes, 8);
         let g: Vec<T> = Random(1).uniform(sizes[0] * sizes[3]);
         for &level in levels() {

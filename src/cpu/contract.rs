@@ -6,6 +6,8 @@
 //!   dp[n][a]   += Σ_b t[a][b][n] · q[n][b]                 its epilogue: a dot,
 //!   dq[n][b]   += Σ_a t[a][b][n] · p[n][a]                 an axpy, or both: two gradients for one product with W
 //!
+//!   dq[n][b]   += Σ_ac W[a][b][c] · (p[n][a] s[n][c])      or the microkernel sums over a too: the Khatri-Rao product
+//!
 //!   loop 5   n-blocks × parts of the result: the tasks of the threads; the sums of a task stay in its scratch
 //!   loop 4     blocks of 4096 of the axes that are summed over: panels of the inputs, packed once for the task
 //!   loop 3       the depth c by KC                                                       panel of KC × MR   in L1
@@ -20,12 +22,13 @@
 //! threads or the tasks, and on N only in that two gradients at once of a small batch are made of several parts.
 
 use super::cache::{part, parts};
-use super::kernels::{Ahead, Fused};
+use super::kernels::{Ahead, Fused, KhatriRao};
 use super::operand::{Cube, Part};
 use super::output::{Output, Panels, Sink, Staging};
 use super::parallel::{self, Shared};
 use super::scratch;
 use super::simd::Kernels;
+use super::soon::Soon;
 use super::trilinear::{Roles, Trilinear};
 use crate::Result;
 
@@ -33,6 +36,8 @@ use crate::Result;
 const FEATURES: usize = 4096;
 /// Bytes that the panels of the inputs of a task may fill, and those of its sums: they pass through the last cache.
 const PANEL_BYTES: usize = 1 << 20;
+/// Bytes of a W that can be read again for panels of a quarter of L2, which leave room for the inputs of the next task.
+const SMALL: usize = 4 << 20;
 /// Results along an axis that a task should have at least, to share the packing of the inputs.
 const OUTPUTS: usize = 16;
 /// Tiles of the batch from which two gradients at once have enough tasks without being cut into parts.
@@ -58,8 +63,8 @@ pub(crate) struct Blocks {
     kc: usize,
     /// Length of the sums along b that parts leave, if there are several.
     pub(crate) shared: usize,
-    /// Lengths of a task's scratch arrays: panels of inputs, sums along a and b, staged W.
-    pub(crate) lengths: [usize; 4],
+    /// Lengths of a task's scratch arrays: panels of inputs, sums along a and b, staged W, products.
+    pub(crate) lengths: [usize; 5],
 }
 
 /// How an axis is cut: among tasks, and within one.
@@ -78,16 +83,18 @@ impl Blocks {
         // Where the rows are contiguous, a block is one pass of the depth, so that staged rows are long.
         let cb = part(lc, if rows_contiguous { kc } else { FEATURES }, t.table.lanes);
         let (mut a, mut b) = (Split { task: la, block: la }, Split { task: lb, block: lb });
+        let small = la.saturating_mul(lb).saturating_mul(lc).saturating_mul(size) <= SMALL;
+        let panel_bytes = if small { t.caches.l2 / 4 } else { PANEL_BYTES };
         let panels = |width: usize, bytes: usize| (bytes / size / width.max(1) / mr * mr).clamp(mr, 32 * mr);
         let fit = match (dot, axpy) {
-            (true, true) => panels(cb + 2 * (la + lb), 2 * PANEL_BYTES),
+            (true, true) => panels(cb + 2 * (la + lb), 2 * panel_bytes),
             (true, false) => {
                 b.block = part(lb, FEATURES, 1);
-                panels(b.block + cb, PANEL_BYTES)
+                panels(b.block + cb, panel_bytes)
             }
             _ => {
                 a.block = part(la, FEATURES, 1);
-                panels(a.block + cb, PANEL_BYTES)
+                panels(a.block + cb, panel_bytes)
             }
         };
         // With several threads the batch is cut for each, and then the result until there are four tasks for each.
@@ -119,7 +126,8 @@ impl Blocks {
             false => w_block(t).max(2 * nr * ld_of(kc).max(ld_of(cb))),
         };
         let staged = staged.max(2 * nr * ld_of(kc));
-        Blocks { roles, dot, axpy, nc, a, b, cb, kc, shared, lengths: [inputs, sums[0], sums[1], staged] }
+        let products = if roles.khatri_rao { kc * mr } else { 0 };
+        Blocks { roles, dot, axpy, nc, a, b, cb, kc, shared, lengths: [inputs, sums[0], sums[1], staged, products] }
     }
 }
 
@@ -129,9 +137,10 @@ fn w_block<T: Kernels>(t: &Trilinear<'_, T>) -> usize {
     (t.caches.l2 / 8).max(96 << 10) / size_of::<T::Acc>()
 }
 
-/// Distance between staged rows of W: a line more than the depth, so that rows do not share their cache sets.
+/// Distance between staged rows of W: a line more than the depth, so that rows do not share their cache sets, as short ones
+/// do not.
 fn ld_of(depth: usize) -> usize {
-    depth.next_multiple_of(16) + 16
+    if depth < 64 { depth } else { depth.next_multiple_of(16) + 16 }
 }
 
 /// The gradients of T along the axes that have a sink: along one, or along two at once if [`joint`].
@@ -159,14 +168,17 @@ pub(crate) fn contract<T: Kernels>(
                 true => (of(lengths[roles.a], blocks.a.task), whole),
                 false => ((0, lengths[roles.a]), of(lengths[roles.b], blocks.b.task)),
             };
-            scratch::with(blocks.lengths, |[inputs, a_sums, b_sums, staged]| {
+            scratch::with(blocks.lengths, |[inputs, a_sums, b_sums, staged, products]| {
                 let b_sums = if partial { sums_of(part, n) } else { b_sums };
                 let outputs = [
                     Output { table: t.table, n, k: a, sums: a_sums },
                     Output { table: t.table, n, k: b, sums: b_sums },
                 ];
                 let staging = Staging { buffer: staged, len: blocks.lengths[3] };
-                let task = Task { t, blocks: &blocks, outputs, a, b, inputs, staging, first: !blocks.dot || part == 0 };
+                let first = !blocks.dot || part == 0;
+                let next = rows((index % n_blocks + threads).min(n_blocks - 1));
+                let soon = Soon::new(t, roles, next, [(to[roles.a], n, a), (to[roles.b].filter(|_| !partial), n, b)]);
+                let task = Task { t, blocks: &blocks, outputs, a, b, inputs, staging, products, soon, first };
                 // SAFETY: the scratch has the lengths that `Blocks` computed for these blocks, the operands' shapes
                 // agree, and no other task has these rows and this part of the results.
                 unsafe {
@@ -207,6 +219,9 @@ struct Task<'a, T: Kernels> {
     b: Part,
     inputs: *mut T::Acc,
     staging: Staging<T::Acc>,
+    /// Room for KC × MR, if the roles form products.
+    products: *mut T::Acc,
+    soon: Soon,
     /// Whether this is the first part of the result along b, which takes the linear terms.
     first: bool,
 }
@@ -223,7 +238,7 @@ impl<T: Kernels> Task<'_, T> {
     /// Loop 4.
     unsafe fn sum(&self) {
         let (t, blocks) = (self.t, self.blocks);
-        let (Roles { a, b, c }, mr) = (blocks.roles, t.table.mr);
+        let (Roles { a, b, c, .. }, mr) = (blocks.roles, t.table.mr);
         let [a_width, b_width] = [(blocks.axpy, blocks.a.block), (blocks.dot, blocks.b.block)]
             .map(|(needed, width)| if needed { width } else { 0 });
         let distance = mr * (a_width + b_width + blocks.cb);
@@ -237,7 +252,7 @@ impl<T: Kernels> Task<'_, T> {
             if blocks.dot {
                 a_sums.set(if a == 0 { t.bias } else { None });
             }
-            if blocks.axpy {
+            if blocks.axpy && !self.fresh() {
                 b_sums.set(if b == 0 && self.first { t.bias } else { None });
             }
             // Of a single gradient the axis that its epilogue sums over is cut; of two, neither is.
@@ -269,6 +284,13 @@ impl<T: Kernels> Task<'_, T> {
                 }
             }
         }
+    }
+
+    /// Whether the first products are written as sums, because nothing else is added to them.
+    fn fresh(&self) -> bool {
+        let (t, Roles { a, b, c, khatri_rao }) = (self.t, self.blocks.roles);
+        let linear = (b == 0 && t.bias.is_some()) || t.between(b, a).is_some() || t.between(b, c).is_some();
+        khatri_rao && !linear && t.w.is_some() && !t.lengths.contains(&0)
     }
 
     /// Panels of the input that meets an axis, if anything needs it.
@@ -308,11 +330,13 @@ impl<T: Kernels> Task<'_, T> {
         let [pa, pb, pc] = [roles.a, roles.b, roles.c].map(place);
         let rows_contiguous = pb == 2;
         let in_place = w.in_place() && pc != 0;
+        // Outputs a that the microkernel sums over at once.
+        let chunk = if roles.khatri_rao { (blocks.kc / c.1.max(1)).clamp(1, a.1.max(1)) } else { 1 };
         // Rows b and outputs a of a block; the same whether it is staged or not, where sums run over both.
         let (most_rows, elements) = match rows_contiguous {
             true => ((blocks.lengths[3] / c.1.max(1)).saturating_sub(32).max(1), blocks.lengths[3] / c.1.max(1)),
             false if in_place && !blocks.axpy => (self.staging.len / ld_of(c.1), w_block(t) / c.1.max(16)),
-            false => (self.staging.len / ld_of(c.1), self.staging.len / ld_of(c.1)),
+            false => (self.staging.len / ld_of(c.1) / chunk, self.staging.len / ld_of(c.1)),
         };
         // Sums along b take the outputs of a block for each pass of the depth: as many, into however many tasks b is cut.
         let most_rows = part(t.lengths[roles.b], most_rows, table.nr).max(1);
@@ -346,39 +370,86 @@ impl<T: Kernels> Task<'_, T> {
                     let ahead = self.ahead(&w, block, [pa, pc], calls * tiles, in_place);
                     let panel_step =
                         if tiles > 1 { pace(inputs.c.distance * size_of::<T::Acc>(), calls * c.1) } else { 0 };
+                    let fresh = self.fresh() && a.0 + a0 + c.0 == 0;
+                    let (passes, chunks) = (parts(c.1, blocks.kc, table.lanes), parts(outs, chunk, 1));
+                    // With the last block, what comes after it.
+                    let ends = [(a.0 + a0 + outs, roles.a), (b.0 + b0 + rows, roles.b), (c.0 + c.1, roles.c)];
+                    let of_tile = self.soon.bytes().div_ceil(tiles.max(1)).next_multiple_of(64);
+                    let last = of_tile > 0 && ends.iter().all(|&(end, axis)| end == self.end(axis));
+                    let panel_step = if last { pace(of_tile, calls * c.1) } else { panel_step };
                     let mut ahead = Ahead { panels_step: panel_step, ..ahead };
                     for tile in a_sums.tiles() {
-                        ahead.panels = inputs.a.at(tile).wrapping_add(inputs.a.distance);
+                        ahead.panels = match last {
+                            true => self.soon.at(tile.index * of_tile).cast(),
+                            false => inputs.a.at(tile).wrapping_add(inputs.a.distance).cast_const(),
+                        };
                         let width = tile.width;
                         let [p, q] = [(inputs.a, a0), (inputs.b, b0)]
                             .map(|(panels, first)| panels.at(tile).wrapping_add(first * width).cast_const());
                         let offset = |from: usize, of: Part, task: Part| from + of.0 - task.0;
                         let dp = a_sums.sums_of(tile, offset(a0, a, self.a));
                         let dq = b_sums.sums_of(tile, offset(b0, b, self.b));
-                        for (d0, depth) in parts(c.1, blocks.kc, table.lanes) {
-                            (table.arithmetic.fused)(&Fused {
-                                lanes: inputs.c.at(tile).add(d0 * width),
-                                vectors: tile.vectors,
-                                w: first.wrapping_offset((d0 as isize).wrapping_mul(step)),
-                                out_stride,
-                                row_stride,
-                                step,
-                                outs,
-                                rows,
-                                depth,
-                                dot: blocks.dot.then_some((q, dp)),
-                                axpy: blocks.axpy.then_some((p, dq)),
-                                ahead,
-                            });
-                            ahead = ahead.after(calls, depth);
+                        for (d0, depth) in passes.clone() {
+                            let (lanes, vectors) = (inputs.c.at(tile).add(d0 * width).cast_const(), tile.vectors);
+                            let w = first.wrapping_offset((d0 as isize).wrapping_mul(step));
+                            if !roles.khatri_rao {
+                                (table.arithmetic.fused)(&Fused {
+                                    lanes,
+                                    vectors,
+                                    w,
+                                    out_stride,
+                                    row_stride,
+                                    step,
+                                    outs,
+                                    rows,
+                                    depth,
+                                    dot: blocks.dot.then_some((q, dp)),
+                                    axpy: blocks.axpy.then_some((p, dq)),
+                                    ahead,
+                                });
+                                ahead = ahead.after(calls, depth);
+                                continue;
+                            }
+                            for (o0, outs) in chunks.clone() {
+                                (table.arithmetic.khatri_rao)(&KhatriRao {
+                                    factors: p.wrapping_add(o0 * width),
+                                    lanes,
+                                    vectors,
+                                    w: w.wrapping_offset((o0 as isize).wrapping_mul(out_stride)),
+                                    out_stride,
+                                    row_stride,
+                                    step,
+                                    outs,
+                                    rows,
+                                    depth,
+                                    formed: self.products,
+                                    sums: dq,
+                                    add: !fresh || d0 + o0 > 0,
+                                    ahead,
+                                });
+                                ahead = ahead.after(outs * rows.div_ceil(table.nr), depth);
+                            }
                         }
-                        if !in_place {
+                        if pc == 0 {
                             ahead = Ahead { weights_step: 0, weights_jump: 0, ..ahead }; // brought by the first tile
                         }
                     }
                 }
             }
         }
+    }
+
+    /// Where the task's part of an axis ends.
+    fn end(&self, axis: usize) -> usize {
+        let Roles { a, b, .. } = self.blocks.roles;
+        let (first, len) = if axis == a {
+            self.a
+        } else if axis == b {
+            self.b
+        } else {
+            (0, self.t.lengths[axis])
+        };
+        first + len
     }
 
     /// The block of W that follows this one, to be brought during so many calls of the microkernel.
@@ -390,7 +461,7 @@ impl<T: Kernels> Task<'_, T> {
         calls: usize,
         in_place: bool,
     ) -> Ahead<T::Acc> {
-        let (size, strides) = (size_of::<T::Acc>(), w.strides());
+        let (size, strides) = (w.element(), w.strides());
         let none = Ahead {
             weights: self.inputs.cast_const(),
             weights_step: 0,
@@ -403,18 +474,18 @@ impl<T: Kernels> Task<'_, T> {
             first[place] += block[place].1;
             w.at(first)
         };
-        if in_place {
-            // Behind this block, evenly.
-            let bytes = block.iter().map(|&(_, len)| len).product::<usize>() * size;
-            return Ahead { weights: next(pa), weights_step: pace(bytes, calls * block[pc].1), ..none };
+        if strides[2] != 1 && !in_place {
+            return none;
         }
-        if pc == 0 && T::IN_PLACE && strides[2] == 1 {
+        if pc == 0 {
             // A line of each row, then the next line of each.
             let step = (strides[0] as usize).wrapping_mul(size);
             let jump = 64isize.wrapping_sub((step as isize).wrapping_mul(block[pc].1 as isize));
             return Ahead { weights: next(pa), weights_step: step, weights_jump: jump, ..none };
         }
-        none
+        // Behind this block, evenly.
+        let bytes = block.iter().map(|&(_, len)| len).product::<usize>() * size;
+        Ahead { weights: next(pa), weights_step: pace(bytes, calls * block[pc].1), ..none }
     }
 }
 

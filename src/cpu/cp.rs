@@ -220,6 +220,7 @@ impl<T: Kernels> Task<'_, T> {
         // SAFETY: see `forward`, here and in all that it calls.
         unsafe {
             let y = self.start(to, Start::Same(p.bias));
+            let mut epilogue = if p.bias.is_some() { Epilogue::Add } else { Epilogue::Set };
             let h = Target::scratch(self.scratch[0], blocks.rc);
             let other = Target { first: self.scratch[1], ..h };
             let (z, x) = (z.slice_rows(self.n), x.slice_rows(self.n));
@@ -254,7 +255,8 @@ impl<T: Kernels> Task<'_, T> {
                     }
                 }
                 self.scale(h.first, r);
-                self.project(h, a, r, y);
+                self.project(h, a, r, y, epilogue);
+                epilogue = Epilogue::Add;
             }
             for (weights, inputs) in [(p.u, z), (p.v, x)] {
                 if let Some(weights) = weights {
@@ -280,6 +282,7 @@ impl<T: Kernels> Task<'_, T> {
         // SAFETY: see `Problem::generate`.
         unsafe {
             let y = self.start(to, Start::Each(v));
+            let mut epilogue = if v.is_some() { Epilogue::Add } else { Epilogue::Set };
             let h = Target::scratch(self.scratch[0], blocks.rc);
             let p = Target { first: self.scratch[1], ..h };
             for r in parts(self.p.a.shape()[1], blocks.rc, self.p.table.mr) {
@@ -292,13 +295,15 @@ impl<T: Kernels> Task<'_, T> {
                     }
                 }
                 self.scale(h.first, r);
-                self.project(h, projection, r, y);
+                self.project(h, projection, r, y, epilogue);
+                epilogue = Epilogue::Add;
             }
             self.finish(y, to);
         }
     }
 
-    /// Where the sums of this block go, set to `initial`: y itself, if its rows are such as the microkernel writes.
+    /// Where the sums of this block go, set to what they start from, if to anything: y itself, if its rows are such as the
+    /// microkernel writes.
     unsafe fn start(&self, to: Sink<T>, rows: Start<'_, T>) -> Target<T::Acc> {
         let y = match to.at(self.n.0, self.k.0).direct(self.k.1) {
             Some(first) => Target { first, row_stride: to.strides[0], column_stride: 1, padded: false },
@@ -308,7 +313,7 @@ impl<T: Kernels> Task<'_, T> {
             // SAFETY: rows and columns of this block.
             let row = unsafe { std::slice::from_raw_parts_mut(y.offset(n, 0).first, self.k.1) };
             match rows {
-                Start::Same(None) | Start::Each(None) => row.fill(T::Acc::default()),
+                Start::Same(None) | Start::Each(None) => return y, // the first components are written, not added
                 Start::Same(Some(b)) if n == 0 => {
                     for (k, y) in row.iter_mut().enumerate() {
                         *y = b.get([self.k.0 + k]).unwrap_or_default().to_acc();
@@ -362,14 +367,21 @@ impl<T: Kernels> Task<'_, T> {
         }
     }
 
-    /// y += H · Aᵀ, for components r.
-    unsafe fn project(&self, h: Target<T::Acc>, weights: Lanes<'_, T>, r: Part, to: Target<T::Acc>) {
+    /// y ←/+ H · Aᵀ, for components r.
+    unsafe fn project(
+        &self,
+        h: Target<T::Acc>,
+        weights: Lanes<'_, T>,
+        r: Part,
+        to: Target<T::Acc>,
+        epilogue: Epilogue,
+    ) {
         let rows = self.n.1;
         let block = Block { rows, over: r.0, columns: self.k };
         // SAFETY: see `forward`; H is one output of rows × components.
         unsafe {
             let h = View::from_raw_parts(h.first.cast_const(), [1, rows, r.1], [0, h.row_stride, 1]);
-            self.product().run(Cube::Widened(h), weights, block, to, Epilogue::Add);
+            self.product().run(Cube::Widened(h), weights, block, to, epilogue);
         }
     }
 }

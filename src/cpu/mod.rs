@@ -9,7 +9,6 @@ mod forms;
 mod gradient;
 mod grouped;
 mod kernels;
-mod khatri_rao;
 mod operand;
 mod output;
 mod pairs;
@@ -21,6 +20,7 @@ mod reduced;
 mod scratch;
 mod simd;
 mod small;
+mod soon;
 mod table;
 mod tangent;
 mod trilinear;
@@ -122,13 +122,8 @@ fn forward_to<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: View
             _ => p.forward(z, x, y, threads),
         };
     }
-    if choice.algorithm == Algorithm::KhatriRao && layer.is_dense() {
-        let p = prepared(layer, p);
-        let (p, z, x) = if choice.swap { (p.swap(), x, z) } else { (p, z, x) };
-        return khatri_rao::forward(&p, z, x, y, threads);
-    }
     let t = Trilinear { inputs: [None, Some(z), Some(x)], ..trilinear(layer, &context, n) };
-    let (roles, _) = t.roles([true, false, false]);
+    let (roles, _) = t.roles_of([true, false, false], choice.algorithm == Algorithm::KhatriRao);
     contract::contract(&t, roles, [Some(y), None, None], threads)
 }
 

@@ -68,6 +68,11 @@ impl<'a, T: Kernels> Cube<'a, T> {
         }
     }
 
+    /// Bytes of an element.
+    pub(crate) fn element(&self) -> usize {
+        if matches!(self, Cube::Widened(_)) { size_of::<T::Acc>() } else { size_of::<T>() }
+    }
+
     /// Whether rows can be read in place.
     pub(crate) fn in_place(&self) -> bool {
         let unit = self.strides()[2] == 1 || self.shape()[2] <= 1;

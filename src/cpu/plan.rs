@@ -2,7 +2,7 @@
 
 use super::cost::{self, Choice};
 use super::problem::Problem;
-use super::{context, contract, cp, cp_problem, forms, khatri_rao, pairs, parallel, problem, scratch, small};
+use super::{context, contract, cp, cp_problem, forms, pairs, parallel, problem, scratch, small};
 use crate::block::Center;
 use crate::interaction::Core;
 use crate::{Algorithm, Block, Context, Device, Element, Error, Interaction, Plan, Result, View};
@@ -197,10 +197,10 @@ pub(crate) fn plan<T: Element>(layer: &Interaction<'_, T>, n: usize) -> Result<P
             let p = if choice.swap { p.swap() } else { p };
             match choice.algorithm {
                 _ if choice.small => size::<T>(&small::lengths(&p)),
-                Algorithm::KhatriRao => size::<T>(&khatri_rao::Blocks::new(&p, threads).lengths),
                 _ => {
                     let (t, outs) = (super::trilinear(layer, &context, n), [true, false, false]);
-                    size::<T>(&contract::Blocks::new(&t, t.roles(outs).0, outs, threads).lengths)
+                    let (roles, _) = t.roles_of(outs, choice.algorithm == Algorithm::KhatriRao);
+                    size::<T>(&contract::Blocks::new(&t, roles, outs, threads).lengths)
                 }
             }
         }

@@ -69,15 +69,15 @@ impl Drop for Level {
 
 /// Calls `f` with one array of each of the lengths, in elements of `A` (f32 or f64). Their contents are whatever earlier calls left.
 pub(crate) fn with<A, const P: usize, R>(lengths: [usize; P], f: impl FnOnce([*mut A; P]) -> Result<R>) -> Result<R> {
-    let too_large = Error::TooLarge { what: "scratch" };
+    let too_large = || Error::TooLarge { what: "scratch" };
     let mut offsets = [0usize; P];
     let mut bytes = 0usize;
     for (offset, len) in offsets.iter_mut().zip(lengths) {
         *offset = bytes;
         let part = len.checked_mul(size_of::<A>()).and_then(|part| part.checked_next_multiple_of(128));
-        bytes = part.and_then(|part| part.checked_add(bytes)).ok_or(too_large.clone())?;
+        bytes = part.and_then(|part| part.checked_add(bytes)).ok_or_else(too_large)?;
     }
-    let bytes = bytes.checked_next_multiple_of(ALIGN).ok_or(too_large)?.max(ALIGN);
+    let bytes = bytes.checked_next_multiple_of(ALIGN).ok_or_else(too_large)?.max(ALIGN);
     let level = Level::enter();
     let buffer = match level.take().filter(|buffer| buffer.layout.size() >= bytes) {
         Some(buffer) => buffer,

@@ -1,7 +1,7 @@
 //! A level's kernels as function pointers: what a capability gives access to.
 
 use super::kernels::{
-    Components, FormKhatriRao, Fused, Gate, GateBack, GateSum, Gemm, Hadamard, Pack, Products, Stream, Sweep, Unpack,
+    Components, Fused, Gate, GateBack, GateSum, Gemm, Hadamard, KhatriRao, Pack, Products, Stream, Sweep, Unpack,
     Widened,
 };
 use super::simd::Kernels;
@@ -10,7 +10,7 @@ use super::simd::Kernels;
 pub(crate) struct Arithmetic<A> {
     pub(crate) gemm: unsafe fn(&Gemm<A>),
     pub(crate) fused: unsafe fn(&Fused<A>),
-    pub(crate) form_khatri_rao: unsafe fn(&FormKhatriRao<A>),
+    pub(crate) khatri_rao: unsafe fn(&KhatriRao<A>),
     pub(crate) outer: unsafe fn(z: &[A], x: *const A, columns: usize, to: *mut A),
     pub(crate) products: unsafe fn(&Products<A>),
     pub(crate) hadamard: unsafe fn(&Hadamard<A>),
@@ -129,9 +129,9 @@ macro_rules! arithmetic {
                 unsafe { kernels::fused::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn form_khatri_rao(args: &kernels::FormKhatriRao<A>) {
+            unsafe fn khatri_rao(args: &kernels::KhatriRao<A>) {
                 // SAFETY: as above.
-                unsafe { kernels::form_khatri_rao::<$simd>(args) }
+                unsafe { kernels::khatri_rao::<$simd>(args) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn outer(z: &[A], x: *const A, columns: usize, to: *mut A) {
@@ -168,7 +168,7 @@ macro_rules! arithmetic {
                 // SAFETY: as above.
                 unsafe { kernels::read::<$simd>(from, len) }
             }
-            crate::cpu::table::Arithmetic { gemm, fused, form_khatri_rao, outer, products, hadamard, components, unpack, peak, read }
+            crate::cpu::table::Arithmetic { gemm, fused, khatri_rao, outer, products, hadamard, components, unpack, peak, read }
         };
     };
 }

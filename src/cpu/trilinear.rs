@@ -38,6 +38,9 @@ pub(crate) struct Roles {
     pub(crate) a: usize,
     pub(crate) b: usize,
     pub(crate) c: usize,
+    /// Of the gradient along `b` alone: whether the microkernel sums over a as well, for which it forms the products of the
+    /// inputs along a and c.
+    pub(crate) khatri_rao: bool,
 }
 
 impl Roles {
@@ -87,12 +90,19 @@ impl<'a, T: Kernels> Trilinear<'a, T> {
 
     /// The cheapest roles for the gradients along one axis, or two at once, and their cost: see [`cycles`](Self::cycles).
     pub(crate) fn roles(&self, outs: [bool; 3]) -> (Roles, f64) {
+        let (fused, cost) = self.roles_of(outs, false);
+        let (other, other_cost) = self.roles_of(outs, true);
+        if cost <= other_cost { (fused, cost) } else { (other, other_cost) }
+    }
+
+    /// Those with the Khatri-Rao product, or without; there are none with it for two gradients at once.
+    pub(crate) fn roles_of(&self, outs: [bool; 3], khatri_rao: bool) -> (Roles, f64) {
         let [p, q, s] = self.order();
         let candidates = [(p, q, s), (q, p, s), (p, s, q), (q, s, p)];
-        let mut best = (Roles { a: p, b: q, c: s }, f64::INFINITY);
+        let mut best = (Roles { a: p, b: q, c: s, khatri_rao: false }, f64::INFINITY);
         for (a, b, c) in candidates {
-            let roles = Roles { a, b, c };
-            if !outs[c] {
+            let roles = Roles { a, b, c, khatri_rao };
+            if !outs[c] && (!khatri_rao || roles.wanted(outs) == (false, true)) {
                 let cost = self.cycles(roles, outs);
                 if cost < best.1 {
                     best = (roles, cost);
@@ -104,7 +114,7 @@ impl<'a, T: Kernels> Trilinear<'a, T> {
 
     /// Cycles for one tile of the batch, from what the kernels issue.
     fn cycles(&self, roles: Roles, outs: [bool; 3]) -> f64 {
-        let Roles { a, b, c } = roles;
+        let Roles { a, b, c, khatri_rao } = roles;
         let [outer, _, inner] = self.order();
         let [la, lb, lc] = [a, b, c].map(|axis| self.lengths[axis] as f64);
         let tiles = (self.n as f64 / self.table.mr as f64).max(1.0);
@@ -118,14 +128,27 @@ impl<'a, T: Kernels> Trilinear<'a, T> {
         };
         // Rows that do not follow each other in memory are not brought in advance.
         let far = if b == outer { 0.3 } else { 0.0 };
+        let weights = (staging + far) * elements / tiles;
+        let kc = self.kc() as f64;
+        let passes = (lc / kc).ceil().max(1.0);
+        if khatri_rao {
+            // A product is formed in one and a half, and in each row of tiles it takes two to go to the next a. Rows that lie
+            // a power of two apart share a few sets of L1.
+            let shared = if b == outer && self.layout[b].unsigned_abs().is_multiple_of(1024) { 0.1 } else { 0.0 };
+            let outs = (kc / lc.max(1.0)).floor().clamp(1.0, la.max(1.0));
+            let calls = (la / outs).ceil() * passes;
+            let turns = 2.0 * la * passes * (lb / self.table.nr as f64).ceil();
+            return weights
+                + calls * rows(self.table, self.lengths[b], outs * lc / passes, vectors, 1.0)
+                + (1.5 + shared * lb) * la * lc * vectors
+                + turns;
+        }
         let epilogue = match roles.wanted(outs) {
             (true, true) => 3.0,
             (false, true) => 2.0,
             _ => 1.0,
         };
-        let passes = (lc / self.kc() as f64).ceil().max(1.0);
-        let tile = rows(self.table, self.lengths[b], lc / passes, vectors, epilogue);
-        (staging + far) * elements / tiles + la * passes * tile
+        weights + la * passes * rows(self.table, self.lengths[b], lc / passes, vectors, epilogue)
     }
 }
 

@@ -142,6 +142,12 @@ impl Blocks {
         let rc = part(p.factors[0].shape()[1], COMPONENTS, table.mr).next_multiple_of(table.mr).max(table.mr);
         let ld = rc + 16;
         let most = (BLOCK_BYTES / size / rc).clamp(ROWS, MOST_ROWS);
+        // Where the factors are small beside L2, all that a block reads twice stays there: its rows of g, z and x too.
+        let [k, i, j] = p.factors.map(|factor| factor.shape()[0]);
+        let (features, l2) = (i.saturating_add(j), caches().l2);
+        let row = features.saturating_mul(2).saturating_add(k).saturating_add(3 * ld).saturating_mul(size);
+        let small = features.saturating_add(k).saturating_mul(rc * size) <= l2 / 4;
+        let most = if small { most.min((l2 / 4 * 3 / row).max(ROWS)) } else { most };
         let even = |view: View<'_, T, 3>| view.strides()[0] == view.strides()[1].wrapping_mul(each as isize);
         let whole = (2..=most).contains(&each);
         let (groups, rows, unit) = if whole {

@@ -5,14 +5,15 @@
 //! ```text
 //!   rows    z [n][i]                               lanes   g[n][k] · x[n][j], vectors of j, of one k after the other
 //!
-//!   loop 5   blocks of dW: the tasks of the threads
+//!   loop 5   blocks of dW, or of a small one parts of the batch: the tasks of the threads
 //!   loop 4     the depth n by KC                                         dW in L2, z and x in L1 and L2
 //!   loop 3       strips of MV vectors of lanes (k, j), each KC × MR      L1
 //!   loop 2         tiles of NR rows i, of which the first forms the strip
 //! ```
 //!
 //! A row of one input costs the forming of a strip, a multiplication a vector, so the longer of i and k are the rows. Of
-//! each element the order of the sum is that of n.
+//! each element the order of the sum is that of n; a small dW is that of several parts of the batch, which are added in order:
+//! as many for any number of threads, since blocks of it would each copy the same inputs.
 
 use super::few;
 use crate::cpu::cache::{Caches, caches, part, parts};
@@ -20,7 +21,7 @@ use crate::cpu::kernels::{Pack, Products, add_into};
 use crate::cpu::operand::Part;
 use crate::cpu::parallel::{self, Shared};
 use crate::cpu::scratch;
-use crate::cpu::simd::Kernels;
+use crate::cpu::simd::{Accumulator, Kernels};
 use crate::cpu::small::{self, copy_rows};
 use crate::cpu::table::Table;
 use crate::cpu::trilinear::rows;
@@ -30,6 +31,12 @@ use crate::{Context, Gradient, Result, View, ViewMut};
 const BLOCK_BYTES: usize = 1 << 20;
 /// Rows (k, i) that a block should have at least, to share the copies of its inputs.
 const BLOCK_ROWS: usize = 512;
+
+/// Bytes of a dW of which each part of the batch makes its own, ...
+const PART_BYTES: usize = 64 << 10;
+/// ... their number at most, and the passes of one at least.
+const PARTS: usize = 8;
+const PART_PASSES: usize = 4;
 
 /// Operands, whose sizes agree.
 pub(in crate::cpu) struct Weights<'a, T: Kernels> {
@@ -48,6 +55,8 @@ struct Blocks {
     lengths: [usize; 3],
     /// Depth of a pass.
     kc: usize,
+    /// Rows of the batch in a part.
+    nc: usize,
     /// Distances between the rows of the copies of two inputs: an odd number of cache lines, so that they use all sets of
     /// L1. Of the factors, which are transposed, KC.
     pitch: [usize; 3],
@@ -86,7 +95,10 @@ impl<'a, T: Kernels> Weights<'a, T> {
         // Each step takes a line of the rows and of x, which NR rows of FMAs hide if they come from L2.
         let most = self.caches.l1 / 128 * table.nr / 12;
         let kc = part(n, most, table.lanes).next_multiple_of(table.lanes).max(table.lanes);
-        let wanted = if threads > 1 { 4 * threads } else { 1 };
+        let small = sizes.iter().fold(size, |bytes, &len| bytes.saturating_mul(len)) <= PART_BYTES;
+        let n_parts = if small { (n / (PART_PASSES * kc)).clamp(1, PARTS) } else { 1 };
+        let nc = part(n, n.div_ceil(n_parts).next_multiple_of(kc), kc).max(1);
+        let wanted = if threads > 1 { (4 * threads).div_ceil(n_parts) } else { 1 };
         let j = part(sizes[2], BLOCK_BYTES / size / kc, table.mr).max(1);
         let others = wanted.div_ceil(sizes[2].div_ceil(j).max(1));
         let most =
@@ -102,7 +114,7 @@ impl<'a, T: Kernels> Weights<'a, T> {
         let mut copies = pitch.map(|pitch| pitch * kc);
         copies[left] = l * kc;
         let [g, z, x] = copies;
-        Blocks { rows, left, lengths, kc, pitch, scratch: [g, z, x, table.mr * kc, r * table.mr] }
+        Blocks { rows, left, lengths, kc, nc, pitch, scratch: [g, z, x, table.mr * kc, r * table.mr] }
     }
 
     /// The gradient written or added to `to` [K, I, J].
@@ -114,27 +126,69 @@ impl<'a, T: Kernels> Weights<'a, T> {
         let strides = to.strides();
         let blocks = self.blocks(threads);
         let counts: [usize; 3] = std::array::from_fn(|axis| sizes[axis].div_ceil(blocks.lengths[axis]));
+        let n_parts = n.div_ceil(blocks.nc).max(1);
+        let tasks = counts.iter().product::<usize>();
+        let len = sizes.iter().fold(1, |len: usize, &size| len.saturating_mul(size));
         let first = Shared::new(to.host_mut_ptr());
-        parallel::run(threads, counts.iter().product(), |index| {
-            let index = [index / counts[2] / counts[1], index / counts[2] % counts[1], index % counts[2]];
-            let block = std::array::from_fn(|axis| {
-                let (from, len) = (index[axis] * blocks.lengths[axis], blocks.lengths[axis]);
-                (from, len.min(sizes[axis] - from))
-            });
-            scratch::with(blocks.scratch, |scratch| {
-                let task = Task { w: self, blocks: &blocks, block, scratch, first: first.get(), strides };
-                // SAFETY: the scratch has the lengths of these blocks, the operands' shapes agree, and no other task
-                // has this block of the gradient.
-                unsafe { task.run(add) };
-                Ok(())
-            })
+        scratch::with([(n_parts - 1).saturating_mul(len)], |[others]: [*mut T::Acc; 1]| {
+            let others = Shared::new(others);
+            let other = |part: usize| others.get().wrapping_add((part - 1) * len);
+            parallel::run(threads, n_parts * tasks, |index| {
+                let (part, index) = (index / tasks, index % tasks);
+                let index = [index / counts[2] / counts[1], index / counts[2] % counts[1], index % counts[2]];
+                let block = std::array::from_fn(|axis| {
+                    let (from, len) = (index[axis] * blocks.lengths[axis], blocks.lengths[axis]);
+                    (from, len.min(sizes[axis] - from))
+                });
+                let n = (part * blocks.nc, blocks.nc.min(n - part * blocks.nc));
+                let (first, strides, add) = match part {
+                    0 => (first.get(), strides, add),
+                    _ => (other(part), [sizes[1] * sizes[2], sizes[2], 1].map(|stride| stride as isize), false),
+                };
+                scratch::with(blocks.scratch, |scratch| {
+                    let task = Task { w: self, blocks: &blocks, n, block, scratch, first, strides };
+                    // SAFETY: the scratch has the lengths of these blocks, the operands' shapes agree, and no other task
+                    // has this block of the gradient, or of the part's.
+                    unsafe { task.run(add) };
+                    Ok(())
+                })
+            })?;
+            let row = |index: usize, strides: [isize; 3]| {
+                let [k, i] = [index / sizes[1], index % sizes[1]].map(|index| index as isize);
+                k.wrapping_mul(strides[0]).wrapping_add(i.wrapping_mul(strides[1]))
+            };
+            for part in 1..n_parts {
+                for index in 0..sizes[0] * sizes[1] {
+                    let to = first.get().wrapping_offset(row(index, strides));
+                    // SAFETY: rows of dW and of the part, all of which are complete.
+                    unsafe { add_row(to, strides[2], other(part).wrapping_add(index * sizes[2]), sizes[2]) };
+                }
+            }
+            Ok(())
         })
+    }
+}
+
+/// A row added to one whose elements are `stride` apart.
+unsafe fn add_row<A: Accumulator>(to: *mut A, stride: isize, from: *const A, len: usize) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let from = std::slice::from_raw_parts(from, len);
+        if stride == 1 {
+            add_into(std::slice::from_raw_parts_mut(to, len), from);
+            return;
+        }
+        for (column, &sum) in from.iter().enumerate() {
+            *to.wrapping_offset((column as isize).wrapping_mul(stride)) += sum;
+        }
     }
 }
 
 struct Task<'a, T: Kernels> {
     w: &'a Weights<'a, T>,
     blocks: &'a Blocks,
+    /// Rows of the batch.
+    n: Part,
     /// Of K, I and J.
     block: [Part; 3],
     scratch: [*mut T::Acc; 5],
@@ -207,8 +261,8 @@ impl<T: Kernels> Task<'_, T> {
         let across = columns.div_ceil(lanes);
         // SAFETY: see `Weights::run`, here and in all that it calls.
         unsafe {
-            for n in parts(self.w.n(), blocks.kc, blocks.kc) {
-                let add = n.0 > 0 || add;
+            for (n0, n) in parts(self.n.1, blocks.kc, blocks.kc) {
+                let (add, n) = (n0 > 0 || add, (self.n.0 + n0, n));
                 let (b, b_step) = self.rows(blocks.rows, n);
                 let (x, right_step) = self.rows(2, n);
                 let factors = self.factors(n);
@@ -263,14 +317,13 @@ impl<T: Kernels> Task<'_, T> {
             // SAFETY: see `Weights::run`.
             unsafe {
                 let from = std::slice::from_raw_parts(from.add(row * distance), len);
-                if stride == 1 && add {
-                    add_into(std::slice::from_raw_parts_mut(to, len), from);
+                if add {
+                    add_row(to, stride, from.as_ptr(), len);
                 } else if stride == 1 {
                     std::ptr::copy_nonoverlapping(from.as_ptr(), to, len);
                 } else {
                     for (column, &sum) in from.iter().enumerate() {
-                        let to = to.wrapping_offset((column as isize).wrapping_mul(stride));
-                        to.write(if add { *to + sum } else { sum });
+                        to.wrapping_offset((column as isize).wrapping_mul(stride)).write(sum);
                     }
                 }
             }

@@ -90,6 +90,60 @@ impl<S: Simd, const MV: usize> Source<S, MV> for Loaded<S::Acc> {
     }
 }
 
+/// The row operand of a tile, at some depth.
+pub(super) struct Rows<A> {
+    /// Row o is `third[o / 3] + (o % 3)·stride`, which x86 addresses without arithmetic; NR chained additions would take
+    /// longer than the FMAs.
+    third: [*const A; 4],
+    stride: isize,
+    step: isize,
+}
+
+impl<A: Copy> Rows<A> {
+    /// Rows `stride`, elements `step` apart.
+    #[inline(always)]
+    pub(super) fn new(b: *const A, stride: isize, step: isize) -> Self {
+        Rows { third: std::array::from_fn(|t| opaque(b.wrapping_offset(3 * t as isize * stride))), stride, step }
+    }
+
+    /// From behind so many steps of depth to so many elements from where they began.
+    #[inline(always)]
+    pub(super) fn advance(&mut self, distance: isize, depth: usize) {
+        for third in &mut self.third {
+            *third = third.wrapping_offset(distance.wrapping_sub(self.step.wrapping_mul(depth as isize)));
+        }
+    }
+
+    /// acc += A · B over so many steps of depth.
+    ///
+    /// # Safety
+    ///
+    /// As [`microkernel`].
+    #[inline(always)]
+    pub(super) unsafe fn add<S: Simd<Acc = A>, const MV: usize, const NR: usize>(
+        &mut self,
+        acc: &mut [[S::Vector; MV]; NR],
+        depth: usize,
+        a: &mut impl Source<S, MV>,
+    ) {
+        for _ in 0..depth {
+            // SAFETY: at most `depth` steps, `o` < NR, `v` < MV: within the operands by the caller's contract.
+            unsafe {
+                let lanes = a.next();
+                for (o, acc) in acc.iter_mut().enumerate() {
+                    let element = S::splat(*self.third[o / 3].offset((o % 3) as isize * self.stride));
+                    for (acc, &lanes) in acc.iter_mut().zip(&lanes) {
+                        *acc = S::fma(lanes, element, *acc);
+                    }
+                }
+            }
+            for third in &mut self.third {
+                *third = third.wrapping_offset(self.step);
+            }
+        }
+    }
+}
+
 /// The microkernel. A tile of fewer rows or vectors is another instance, so edges run at full speed.
 ///
 /// # Safety
@@ -102,27 +156,10 @@ pub(super) unsafe fn microkernel<S: Simd, const MV: usize, const NR: usize>(
     b: *const S::Acc,
     (b_stride, b_step): (isize, isize),
 ) -> [[S::Vector; MV]; NR] {
-    // SAFETY: `d` < `depth`, `o` < NR, `v` < MV: within the operands by the caller's contract.
+    // SAFETY: the caller's contract.
     unsafe {
         let mut acc = [[S::zero(); MV]; NR];
-        // Row o is `third[o / 3] + (o % 3)·b_stride`, which x86 addresses without arithmetic; NR chained additions
-        // would take longer than the FMAs.
-        let mut third = [b; 4];
-        for (t, third) in third.iter_mut().enumerate() {
-            *third = opaque(b.wrapping_offset(3 * t as isize * b_stride));
-        }
-        for _ in 0..depth {
-            let lanes = a.next();
-            for (o, acc) in acc.iter_mut().enumerate() {
-                let element = S::splat(*third[o / 3].offset((o % 3) as isize * b_stride));
-                for (acc, &lanes) in acc.iter_mut().zip(&lanes) {
-                    *acc = S::fma(lanes, element, *acc);
-                }
-            }
-            for third in &mut third {
-                *third = third.wrapping_offset(b_step);
-            }
-        }
+        Rows::new(b, b_stride, b_step).add::<S, MV, NR>(&mut acc, depth, a);
         acc
     }
 }

@@ -7,6 +7,7 @@ mod components;
 mod fused;
 mod gate;
 mod gemm;
+mod khatri_rao;
 mod microkernel;
 mod pack;
 mod products;
@@ -17,10 +18,9 @@ pub(crate) use components::{Components, components};
 pub(crate) use fused::{Fused, fused};
 pub(crate) use gate::{Gate, GateBack, GateSum, Gated, Row, gate, gate_back, gate_sum};
 pub(crate) use gemm::{Epilogue, Fetch, Gemm, gemm};
+pub(crate) use khatri_rao::{KhatriRao, khatri_rao};
 pub(crate) use microkernel::{Ahead, peak, read};
-pub(crate) use pack::{
-    FormKhatriRao, Hadamard, Pack, Unpack, Widened, add_into, form_khatri_rao, gather, hadamard, pack, unpack, widen,
-};
+pub(crate) use pack::{Hadamard, Pack, Unpack, Widened, add_into, gather, hadamard, pack, unpack, widen};
 pub(crate) use products::{Products, products};
 pub(crate) use stream::{Fold, Stream, outer, stream};
 pub(crate) use sweep::{Outer, Sweep, sweep};

@@ -1,4 +1,4 @@
-//! Into panels: rows of z and x transposed so that the lanes run over n, and products of two panels.
+//! Into panels: rows of z and x transposed so that the lanes run over n, and the way back.
 //!
 //! ```text
 //!   source rows n (any strides, any storage type)          panel [depth][width], width = vectors·LANES
@@ -144,41 +144,6 @@ pub(crate) unsafe fn widen<S: Widen<T>, T: Kernels<Acc = S::Acc>>(w: &Widened<T,
             }
             for d in whole..w.columns {
                 *to.add(d) = (*from.add(d)).to_acc();
-            }
-        }
-    }
-}
-
-/// Operands of [`form_khatri_rao`].
-pub(crate) struct FormKhatriRao<A> {
-    /// Panel of z, `rows` × `width`.
-    pub(crate) z: *const A,
-    pub(crate) rows: usize,
-    /// Panel of x, `columns` × `width`.
-    pub(crate) x: *const A,
-    pub(crate) columns: usize,
-    /// Panel of products, `rows`·`columns` × `width`.
-    pub(crate) to: *mut A,
-    pub(crate) width: usize,
-}
-
-/// The Khatri-Rao product of two panels: to\[i·J + j\]\[n\] = z\[i\]\[n\] · x\[j\]\[n\].
-///
-/// # Safety
-///
-/// See [`super`].
-#[inline(always)]
-pub(crate) unsafe fn form_khatri_rao<S: Simd>(f: &FormKhatriRao<S::Acc>) {
-    // SAFETY: rows and columns within the panels: the caller's contract.
-    unsafe {
-        for lane in (0..f.width).step_by(S::LANES) {
-            let mut to = f.to.add(lane);
-            for i in 0..f.rows {
-                let z = S::load(f.z.add(i * f.width + lane));
-                for j in 0..f.columns {
-                    S::store(to, S::mul(z, S::load(f.x.add(j * f.width + lane))));
-                    to = to.wrapping_add(f.width);
-                }
             }
         }
     }

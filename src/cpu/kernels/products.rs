@@ -5,7 +5,7 @@
 //! tiles that follow: forming them before would take a load and a store more, at which no FMA is done.
 
 use super::gemm::each;
-use super::microkernel::{Source, microkernel, tiles};
+use super::microkernel::{Rows, Source, tiles};
 use crate::cpu::simd::Simd;
 
 /// Largest MV of any level.
@@ -40,26 +40,26 @@ impl<A> Products<A> {
         ([std::ptr::null(); MAX_MV], [std::ptr::null_mut(); MAX_MV]);
 }
 
-/// Rows of a tile's result, one asked for at each step until all are, so that their lines are in the cache before the sums
+/// Rows of a tile's result, one asked for at each of the first steps, so that their lines are in the cache before the sums
 /// are complete.
-struct Lines<A> {
+struct Asking<'a, A, F> {
+    source: &'a mut F,
     next: *const A,
-    last: *const A,
     step: isize,
     /// From the first vector to the last one.
     across: isize,
 }
 
-impl<A> Lines<A> {
+impl<S: Simd, const MV: usize, F: Source<S, MV>> Source<S, MV> for Asking<'_, S::Acc, F> {
     #[inline(always)]
-    unsafe fn ask<S: Simd<Acc = A>>(&mut self) {
-        // SAFETY: any address may be asked for.
+    unsafe fn next(&mut self) -> [S::Vector; MV] {
+        // SAFETY: any address may be asked for; the rest is the caller's contract.
         unsafe {
             S::prefetch(self.next);
             S::prefetch(self.next.wrapping_byte_offset(self.across));
+            self.next = self.next.wrapping_offset(self.step);
+            self.source.next()
         }
-        let next = self.next.wrapping_offset(self.step);
-        self.next = if self.next == self.last { self.last } else { next };
     }
 }
 
@@ -69,15 +69,13 @@ struct Forming<A, const MV: usize> {
     right: [*const A; MV],
     right_step: isize,
     to: *mut A,
-    lines: Lines<A>,
 }
 
 impl<S: Simd, const MV: usize> Source<S, MV> for Forming<S::Acc, MV> {
     #[inline(always)]
     unsafe fn next(&mut self) -> [S::Vector; MV] {
-        // SAFETY: as many steps as `Products` has room for: the caller's contract.
+        // SAFETY: within the operands by the caller's contract.
         unsafe {
-            self.lines.ask::<S>();
             let mut lanes = [S::zero(); MV];
             for (v, lanes) in lanes.iter_mut().enumerate() {
                 *lanes = S::mul(S::splat(*self.left[v]), S::load(self.right[v]));
@@ -94,7 +92,6 @@ impl<S: Simd, const MV: usize> Source<S, MV> for Forming<S::Acc, MV> {
 /// Products that were formed.
 struct Formed<A> {
     from: *const A,
-    lines: Lines<A>,
 }
 
 impl<S: Simd, const MV: usize> Source<S, MV> for Formed<S::Acc> {
@@ -102,7 +99,6 @@ impl<S: Simd, const MV: usize> Source<S, MV> for Formed<S::Acc> {
     unsafe fn next(&mut self) -> [S::Vector; MV] {
         // SAFETY: as above.
         unsafe {
-            self.lines.ask::<S>();
             let mut lanes = [S::zero(); MV];
             for (v, lanes) in lanes.iter_mut().enumerate() {
                 *lanes = S::load(self.from.add(v * S::LANES));
@@ -139,24 +135,27 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(p: &Products<S::Acc>, f
         unsafe {
             let b = p.b.wrapping_add(row);
             let out = |o: usize, v: usize| p.out[v].wrapping_offset((row + o) as isize * p.out_stride);
-            let lines = Lines {
-                next: out(0, 0).cast_const(),
-                last: out(NR - 1, 0).cast_const(),
-                step: p.out_stride,
-                across: (out(0, MV - 1).addr() as isize).wrapping_sub(out(0, 0).addr() as isize),
-            };
-            let acc = if row == 0 {
+            let across = (out(0, MV - 1).addr() as isize).wrapping_sub(out(0, 0).addr() as isize);
+            let (next, step) = (out(0, 0).cast_const(), p.out_stride);
+            let asked = p.depth.min(NR);
+            let mut acc = [[S::zero(); MV]; NR];
+            let mut rows = Rows::new(b, 1, p.b_step);
+            if row == 0 {
                 let mut forming = Forming::<_, MV> {
                     left: std::array::from_fn(|v| p.left[v]),
                     right: std::array::from_fn(|v| p.right[v]),
                     right_step: p.right_step,
                     to: p.formed,
-                    lines,
                 };
-                microkernel::<S, MV, NR>(p.depth, &mut forming, b, (1, p.b_step))
+                let mut asking = Asking { source: &mut forming, next, step, across };
+                rows.add::<S, MV, NR>(&mut acc, asked, &mut asking);
+                rows.add::<S, MV, NR>(&mut acc, p.depth - asked, &mut forming);
             } else {
-                microkernel::<S, MV, NR>(p.depth, &mut Formed { from: p.formed, lines }, b, (1, p.b_step))
-            };
+                let mut formed = Formed { from: p.formed.cast_const() };
+                let mut asking = Asking { source: &mut formed, next, step, across };
+                rows.add::<S, MV, NR>(&mut acc, asked, &mut asking);
+                rows.add::<S, MV, NR>(&mut acc, p.depth - asked, &mut formed);
+            }
             // One loop for each, so that the sums stay in registers.
             if p.add {
                 each(&acc, |o, v, acc| S::store(out(o, v), S::add(S::load(out(o, v)), acc)));

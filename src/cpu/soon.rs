@@ -1,0 +1,59 @@
+//! Memory that a batch will need soon, asked for while the microkernel computes: packing rows and writing results would
+//! otherwise wait for it.
+
+use super::operand::Part;
+use super::output::{Place, Sink};
+use super::simd::Kernels;
+use super::trilinear::{Roles, Trilinear};
+
+/// What a task's last block of W asks for in advance: where its results go, and the inputs of the task that the thread will
+/// probably take next. Each is some bytes of memory.
+pub(crate) struct Soon([(*const u8, usize); 5]);
+
+impl Soon {
+    pub(crate) fn new<T: Kernels>(
+        t: &Trilinear<'_, T>,
+        roles: Roles,
+        next: Part,
+        results: [(Option<Sink<T>>, Part, Part); 2],
+    ) -> Soon {
+        // Rows with gaps are left to the hardware.
+        let bytes = |rows: usize, columns: usize, [row, column]: [isize; 2], size: usize| {
+            let dense = column == 1 && row >= columns as isize && row <= (columns + columns / 4) as isize;
+            if dense { rows * row as usize * size } else { 0 }
+        };
+        let of_input = |axis: usize| {
+            t.inputs[axis].map_or((std::ptr::null(), 0), |input| {
+                let strides = input.strides();
+                let first = input.host_ptr().wrapping_offset((next.0 as isize).wrapping_mul(strides[0]));
+                (first.cast(), bytes(next.1, input.shape()[1], strides, size_of::<T>()))
+            })
+        };
+        let of_result = |(to, n, columns): (Option<Sink<T>>, Part, Part)| {
+            to.map_or((std::ptr::null(), 0), |to| {
+                let (first, size): (*const u8, usize) = match to.at(n.0, columns.0).place {
+                    Place::Stored(to) => (to.cast_const().cast(), size_of::<T>()),
+                    Place::Sums(to) | Place::Added(to) => (to.cast_const().cast(), size_of::<T::Acc>()),
+                };
+                (first, bytes(n.1, columns.1, to.strides, size))
+            })
+        };
+        let [a, b] = results.map(of_result);
+        Soon([a, b, of_input(roles.a), of_input(roles.b), of_input(roles.c)])
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.iter().map(|&(_, bytes)| bytes).sum()
+    }
+
+    /// So many bytes on, as if one lay behind the other.
+    pub(crate) fn at(&self, mut offset: usize) -> *const u8 {
+        for &(first, bytes) in &self.0 {
+            if offset < bytes {
+                return first.wrapping_add(offset);
+            }
+            offset -= bytes;
+        }
+        self.0[0].0
+    }
+}
