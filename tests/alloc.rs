@@ -7,11 +7,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use common::case::{Case, Destinations, Form, Operation, Options, Part, Set};
-use common::{Cp, Dense, Random, levels};
-use trilinear::{
-    Algorithm, Block, Context, Device, Element, Gradient, Interaction, Mahalanobis, Precision, Saved, Tangents, Tensor,
-    View, Wanted, WantedBlock, bf16,
-};
+use common::{Cp, Dense, levels};
+use trilinear::{Algorithm, Context, Device, Element, Gradient, Interaction, Saved, Tangents, Tensor, View, bf16};
 
 /// The system's allocator, counted.
 struct Counting;
@@ -226,58 +223,6 @@ fn gradients_repeated<T: Element>(threads: usize) {
     }
 }
 
-/// Sums of blocks, distances and attention, into buffers that exist.
-fn blocks_repeated<T: Element>(threads: usize) {
-    let context = Context::new(Device::Cpu).unwrap().with_threads(threads).unwrap();
-    let [n, k, r] = [600, 24, 10];
-    let mut random = Random(1);
-    let (d, core, factor) = (random.uniform::<T>(k), random.uniform::<T>(r * r * r), random.uniform::<T>(k * r));
-    let (square, z, x) = (random.uniform::<T>(k * k), random.uniform::<T>(n * k), random.uniform::<T>(n * k));
-    let factor = View::new(&factor, [k, r]).unwrap();
-    let square = View::new(&square, [k, k]).unwrap();
-    let diagonal = Block::diagonal(View::vector(&d));
-    let generated = Block::identity(k).with_b(square).unwrap();
-    let tucker = Block::tucker(View::new(&core, [r; 3]).unwrap()).with_a(factor).unwrap();
-    let tucker = tucker.with_b(factor).unwrap().with_c(factor).unwrap();
-    let (z, x) = (View::new(&z, [n, k]).unwrap(), View::new(&x, [n, k]).unwrap());
-    let (groups, shared_z) = (3, z.slice(0, 0..3).unwrap());
-    let shared_x = View::new(x.as_slice().unwrap(), [groups, n / groups, k]).unwrap();
-    let metrics = [Precision::Full(square), Precision::Factor(factor), Precision::Diagonal(View::vector(&d))];
-    let forms =
-        [(&[diagonal][..], false), (&[generated], false), (&[tucker], true), (&[diagonal, tucker, generated], true)];
-    for (blocks, has_tucker) in forms {
-        let layer = Interaction::blocks(blocks).unwrap().with_v(square).unwrap().with_context(context);
-        let (mut y, mut shared) = (Tensor::zeros([n, k]).unwrap(), Tensor::zeros([groups, n / groups, k]).unwrap());
-        let [mut dz, mut dx] = [(); 2].map(|()| Tensor::<T::Accumulator, 2>::zeros([n, k]).unwrap());
-        let [mut da, mut db] = [(); 2].map(|()| Tensor::<T::Accumulator, 2>::zeros([k, r]).unwrap());
-        let mut dcore = Tensor::<T::Accumulator, 3>::zeros([r; 3]).unwrap();
-        let mut call = || {
-            layer.forward_into(z, x, y.view_mut()).unwrap();
-            layer.forward_shared_into(shared_z, shared_x, shared.view_mut()).unwrap();
-            layer.attend_into(z, x, y.view_mut()).unwrap();
-            let mut wanted: [WantedBlock<'_, T>; 3] = std::array::from_fn(|_| WantedBlock::default());
-            let at = blocks.len() / 2;
-            if has_tucker {
-                wanted[at].a = Some(Gradient::write(da.view_mut()));
-                wanted[at].b = Some(Gradient::write(db.view_mut()));
-                wanted[at].core = Some(Gradient::write(dcore.view_mut()));
-            }
-            let (dz, dx) = (Gradient::write(dz.view_mut()), Gradient::write(dx.view_mut()));
-            let blocks = &mut wanted[..blocks.len()];
-            let wanted = Wanted { z: Some(dz), x: Some(dx), blocks, ..Wanted::default() };
-            layer.backward_into(z, x, x, wanted).unwrap();
-        };
-        call();
-        assert_eq!(repeated(call), 0, "{} blocks allocated: {}, {threads} threads", blocks.len(), T::DTYPE);
-    }
-    for precision in metrics {
-        let metric = Mahalanobis::new(precision).unwrap().with_context(context);
-        let mut y = Tensor::<T, 1>::zeros([n]).unwrap();
-        let calls = repeated(|| metric.squared_into(z, x, y.view_mut()).unwrap());
-        assert_eq!(calls, 0, "distances allocated: {precision:?} {}, {threads} threads", T::DTYPE);
-    }
-}
-
 fn saved_and_tangents_repeated<T: Element>(case: &Case<T>, context: Context, what: &str) {
     let laid = case.laid(0);
     let layer = laid.layer().with_context(context);
@@ -380,8 +325,6 @@ fn allocations() {
     all_repeated::<f64>(1);
     gradients_repeated::<f32>(1);
     gradients_repeated::<bf16>(1);
-    blocks_repeated::<f32>(1);
-    blocks_repeated::<bf16>(1);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     pool.install(|| {
         all_repeated::<f32>(2);
