@@ -35,6 +35,7 @@ impl Fill for Engine {
 /// operands of the host. Errors: [`crate::Error::Place`] and those of the device; [`crate::Error::Unsupported`] of blocks beside
 /// operands in a device's memory.
 #[inline]
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "only devices refuse a form"))]
 fn engine<T: Element>(layer: &Interaction<'_, T>, context: &Context, operands: &[&[Located]]) -> Result<Engine> {
     match context.device() {
         Device::Cpu => place::all(Place::HOST, operands).map(|()| Engine::Cpu),

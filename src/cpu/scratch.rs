@@ -32,8 +32,8 @@ impl Drop for Buffer {
 }
 
 thread_local! {
-    /// One buffer for a call, one for a task that the same thread runs inside it; two more where that task is a call itself.
-    static BUFFERS: [Cell<Option<Buffer>>; 4] = const { [const { Cell::new(None) }; 4] };
+    /// One buffer for a call, one for a task that the same thread runs inside it; more where that task is a call itself.
+    static BUFFERS: [Cell<Option<Buffer>>; 8] = const { [const { Cell::new(None) }; 8] };
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
