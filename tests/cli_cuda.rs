@@ -206,6 +206,19 @@ fn baselines_by_cublas_are_right() {
                 _ => &["GEMMs (cuBLAS)"],
             };
             assert_eq!(names(&row), expected, "{row}");
+            if row["form"] == "dense" && pass == "forward" {
+                // N·K·I and N·I·J elements.
+                let bytes = if row["dtype"] == "bf16" {
+                    2.0
+                } else if row["dtype"] == "f32" {
+                    4.0
+                } else {
+                    8.0
+                };
+                for (index, elements) in [(0, 7.0 * 6.0 * 5.0), (1, 7.0 * 5.0 * 9.0)] {
+                    assert_eq!(number(&row["baselines"][index], "intermediate_bytes"), bytes * elements, "{row}");
+                }
+            }
             assert_eq!(row["best_baseline"].is_null(), expected.is_empty());
         }
     }

@@ -51,8 +51,17 @@ pub(crate) struct Outcome {
     pub(crate) bandwidth: f64,
     pub(crate) ours: Time,
     pub(crate) prepared: Option<Time>,
-    /// Median seconds of every baseline.
-    pub(crate) baselines: Vec<(&'static str, f64)>,
+    pub(crate) baselines: Vec<Rival>,
+}
+
+/// A baseline.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rival {
+    pub(crate) name: &'static str,
+    /// The median.
+    pub(crate) seconds: f64,
+    /// Bytes of its intermediate tensors, of those on a device.
+    pub(crate) intermediates: Option<u128>,
 }
 
 /// Seconds of a call.
@@ -188,7 +197,7 @@ fn median(samples: &[f64]) -> f64 {
     }
 }
 
-type Times = (Time, Option<Time>, Vec<(&'static str, f64)>);
+type Times = (Time, Option<Time>, Vec<Rival>);
 
 /// Of ours, of ours with prepared weights, and of the baselines.
 fn interleave<T: Baselines>(
@@ -287,7 +296,8 @@ fn interleave<T: Baselines>(
     let [ours, prepared] = [0, 1].map(|index| contenders.iter().filter(|c| !c.is_baseline).nth(index));
     let ours = ours.map_or(Time { median: f64::NAN, fastest: f64::NAN }, Contender::time);
     let prepared = prepared.map(Contender::time);
-    let baselines = contenders.iter().filter(|c| c.is_baseline).map(|c| (c.name, c.time().median));
+    let rival = |c: &Contender<'_, T>| Rival { name: c.name, seconds: c.time().median, intermediates: None };
+    let baselines = contenders.iter().filter(|c| c.is_baseline).map(rival);
     Ok((ours, prepared, baselines.collect()))
 }
 

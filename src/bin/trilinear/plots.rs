@@ -7,6 +7,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use trilinear::DType;
 
+use crate::measure::Rival;
 use crate::report::{self, Row};
 
 mod fit;
@@ -136,7 +137,7 @@ fn roofline(rows: &[&Row]) -> Result<String> {
         let best: Vec<_> = rows
             .iter()
             .filter(|row| !row.prepared)
-            .filter_map(|row| Some((intensity(row), row.flops / row.best_baseline()?.1 / 1e9)))
+            .filter_map(|row| Some((intensity(row), row.flops / row.best_baseline()?.seconds / 1e9)))
             .collect();
         if !best.is_empty() {
             chart
@@ -164,7 +165,7 @@ fn roofline(rows: &[&Row]) -> Result<String> {
 /// For each shape a bar for ours and for each baseline: the part of what the machine could do.
 fn bars(rows: &[&Row]) -> Result<String> {
     let mut names: Vec<&'static str> = Vec::new();
-    for (name, _) in rows.iter().flat_map(|row| &row.baselines) {
+    for Rival { name, .. } in rows.iter().flat_map(|row| &row.baselines) {
         if !names.contains(name) {
             names.push(name);
         }
@@ -198,7 +199,8 @@ fn bars(rows: &[&Row]) -> Result<String> {
         }
         for row in rows {
             let ours = (row.form(), row.seconds, if row.prepared { PREPARED } else { OURS });
-            let others = row.baselines.iter().map(|&(name, seconds)| (name.to_owned(), seconds, color(name)));
+            let others =
+                row.baselines.iter().map(|&Rival { name, seconds, .. }| (name.to_owned(), seconds, color(name)));
             let middle = y + bars_of(row) * BAR / 2;
             let label = format!("{} {}", row.case.label(), row.form());
             area.draw(&Text::new(label, (LEFT - 8, middle), text(12, HPos::Right)))?;

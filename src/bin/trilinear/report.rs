@@ -7,7 +7,8 @@ use tabled::settings::{Alignment, Style};
 use trilinear::{DType, Device};
 
 use crate::cases::Case;
-use crate::measure::{Job, Outcome, Time};
+use crate::host;
+use crate::measure::{Job, Outcome, Rival, Time};
 use crate::work::{Pass, Shape, Work};
 
 /// A line of the report.
@@ -37,7 +38,7 @@ pub(crate) struct Row {
     pub(crate) peak: f64,
     /// Bytes per second.
     pub(crate) bandwidth: f64,
-    pub(crate) baselines: Vec<(&'static str, f64)>,
+    pub(crate) baselines: Vec<Rival>,
 }
 
 impl Row {
@@ -90,8 +91,8 @@ impl Row {
         self.flops / self.seconds / 1e9
     }
 
-    pub(crate) fn best_baseline(&self) -> Option<(&'static str, f64)> {
-        self.baselines.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1))
+    pub(crate) fn best_baseline(&self) -> Option<Rival> {
+        self.baselines.iter().copied().min_by(|a, b| a.seconds.total_cmp(&b.seconds))
     }
 
     /// The form, and whether the weights were prepared.
@@ -101,8 +102,11 @@ impl Row {
 
     pub(crate) fn json(&self) -> Value {
         let best = self.best_baseline();
-        let baselines: Vec<Value> =
-            self.baselines.iter().map(|(name, seconds)| json!({ "name": name, "seconds": seconds })).collect();
+        let rival = |Rival { name, seconds, intermediates }: &Rival| {
+            let intermediates = intermediates.map(|bytes| bytes as f64);
+            json!({ "name": name, "seconds": seconds, "intermediate_bytes": intermediates })
+        };
+        let baselines: Vec<Value> = self.baselines.iter().map(rival).collect();
         let mut row = identity(&self.case, self.work, self.dtype, self.device, self.tf32);
         let Value::Object(measured) = json!({
             "threads": self.threads,
@@ -121,8 +125,8 @@ impl Row {
             "kernel": self.kernel,
             "algorithm": self.algorithm,
             "prepared": self.prepared,
-            "best_baseline": best.map(|best| best.0),
-            "best_baseline_seconds": best.map(|best| best.1),
+            "best_baseline": best.map(|best| best.name),
+            "best_baseline_seconds": best.map(|best| best.seconds),
             "baselines": baselines,
         }) else {
             return Value::Null;
@@ -152,7 +156,10 @@ impl Row {
             }));
         }
         cells.push(match self.best_baseline() {
-            Some((name, seconds)) => format!("{:.2}× {name}", seconds / self.seconds),
+            Some(Rival { name, seconds, intermediates }) => {
+                let kept = intermediates.map(|bytes| format!(", which keeps {}", host::bytes(bytes as f64)));
+                format!("{:.2}× {name}{}", seconds / self.seconds, kept.unwrap_or_default())
+            }
             None => "–".into(),
         });
         cells

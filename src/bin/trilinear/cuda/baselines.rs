@@ -25,7 +25,7 @@ pub(crate) struct Baseline<T: Element> {
 pub(crate) struct Ready<T: Element> {
     pub(crate) name: &'static str,
     blas: Rc<Blas>,
-    intermediates: Vec<Flat<T>>,
+    pub(crate) intermediates: Vec<Flat<T>>,
     enqueue: Enqueue<T>,
 }
 

@@ -12,7 +12,7 @@ use super::gemm::Blas;
 use super::loaded::{Loaded, Skip};
 use crate::baselines::Baselines;
 use crate::exact::{self, Snapshot};
-use crate::measure::{Job, Measured, Outcome, Settings, Time};
+use crate::measure::{Job, Measured, Outcome, Rival, Settings, Time};
 
 /// Of the device's free memory, this part is used.
 const MEMORY_PART: f64 = 0.9;
@@ -79,7 +79,12 @@ impl Timer {
         let mut times = contenders.iter().map(|contender| Time::of(&contender.samples));
         let Some(ours) = times.next() else { bail!("nothing was timed") };
         let baselines = contenders.iter().zip(std::iter::once(ours).chain(times));
-        let baselines = baselines.filter_map(|(way, time)| Some((way.baseline.as_ref()?.name, time.median))).collect();
+        let rival = |(way, time): (&Contender<T>, Time)| {
+            let Ready { name, intermediates, .. } = way.baseline.as_ref()?;
+            let bytes = intermediates.iter().map(|tensor| (tensor.shape()[0] * size_of::<T>()) as u128).sum();
+            Some(Rival { name, seconds: time.median, intermediates: Some(bytes) })
+        };
+        let baselines = baselines.filter_map(rival).collect();
         // Of an architecture that is not in the table nothing is known but the bandwidth.
         let peak = self.gpu.peak(T::DTYPE, job.plain.tf32()).unwrap_or(f64::INFINITY);
         Ok(Measured::Row(Box::new(Outcome {
