@@ -182,7 +182,10 @@ fn count_instructions(code: &Code, executions: &[(u64, u64)], profile: &mut Prof
     };
     let mut loops = BTreeMap::new();
     for (note, count) in counted() {
-        profile.opcodes.entry(note.opcode.clone()).or_default().add(count);
+        match profile.opcodes.get_mut(&note.opcode) {
+            Some(total) => total.add(count),
+            None => drop(profile.opcodes.insert(note.opcode.clone(), count)),
+        }
         profile.classes.entry(note.class).or_default().add(count);
         if let Some(first) = note.innermost {
             *loops.entry(first).or_default() += count.warps;
@@ -221,7 +224,7 @@ fn special_value(special: Special, block: &Block, warp: u32, lane: u32, warps: u
         Special::LanemaskGe => !below,
         Special::LanemaskGt => !below & !(1 << lane),
         Special::DynamicShared => launch.dynamic_shared,
-        Special::TotalShared => block.dynamic_start() + launch.dynamic_shared,
-        Special::DynamicSharedStart => block.dynamic_start(),
+        Special::TotalShared => block.code.dynamic_start + launch.dynamic_shared,
+        Special::DynamicSharedStart => block.code.dynamic_start,
     }
 }
