@@ -260,16 +260,23 @@ fn multiply<T: Accumulator>(shape: Shape, a: &[T; MOST], b: &[T; MOST], c: &mut 
     for batch in 0..batches {
         let (a, b) = (&a[batch * m * k..][..m * k], &b[batch * k * n..][..k * n]);
         let c = &mut c[batch * m * n..][..m * n];
-        for (row, a) in c.chunks_exact_mut(n).zip(a.chunks_exact(k)) {
+        // Four rows at a time: the sums of one would wait for each other. All shapes have multiples of four.
+        for (rows, a) in c.chunks_exact_mut(4 * n).zip(a.chunks_exact(4 * k)) {
             for columns in (0..n).step_by(8) {
-                let mut sums: [T; 8] = row[columns..columns + 8].try_into().unwrap_or_default();
-                for (at, &a) in a.iter().enumerate() {
+                let mut sums: [[T; 8]; 4] =
+                    std::array::from_fn(|row| rows[row * n + columns..][..8].try_into().unwrap_or_default());
+                for at in 0..k {
                     let b = &b[at * n + columns..][..8];
-                    for j in 0..8 {
-                        sums[j] = sums[j].step(a, b[j]);
+                    for row in 0..4 {
+                        let a = a[row * k + at];
+                        for j in 0..8 {
+                            sums[row][j] = sums[row][j].step(a, b[j]);
+                        }
                     }
                 }
-                row[columns..columns + 8].copy_from_slice(&sums);
+                for row in 0..4 {
+                    rows[row * n + columns..][..8].copy_from_slice(&sums[row]);
+                }
             }
         }
     }

@@ -38,7 +38,7 @@ pub(crate) struct Block<'a> {
 
 impl<'a> Block<'a> {
     pub(crate) fn new(device: &'a Device, code: &'a Code, launch: &'a Launch<'a>, view: &'a View) -> Self {
-        let bytes = code.static_shared.next_multiple_of(16) + launch.dynamic_shared;
+        let bytes = code.dynamic_start + launch.dynamic_shared;
         let warps = launch.block.iter().product::<u32>().div_ceil(32);
         Self {
             device,
@@ -59,11 +59,6 @@ impl<'a> Block<'a> {
             barrier_visits: 0,
             divergent_branches: 0,
         }
-    }
-
-    /// Bytes of shared memory before the dynamic part.
-    pub(crate) fn dynamic_start(&self) -> u32 {
-        self.code.static_shared.next_multiple_of(16)
     }
 
     pub(crate) fn reset(&mut self, index: [u32; 3]) {

@@ -31,6 +31,8 @@ pub(crate) struct Code {
     /// Registers that may be read before they are written.
     pub(crate) watched: Vec<WatchedRegister>,
     pub(crate) static_shared: u32,
+    /// Where dynamic shared memory begins: as aligned as the kernel's declarations of it ask.
+    pub(crate) dynamic_start: u32,
     pub(crate) local_bytes: u32,
     /// The module's text, for faults.
     pub(crate) text: Arc<str>,

@@ -181,7 +181,10 @@ fn count_instructions(code: &Code, executions: &[Executions], profile: &mut Prof
     let count = |&Executions { warps, threads, .. }: &Executions| Count { warps, threads };
     let mut loops = BTreeMap::new();
     for (note, executions) in counted() {
-        profile.opcodes.entry(note.opcode.clone()).or_default().add(count(executions));
+        match profile.opcodes.get_mut(&note.opcode) {
+            Some(total) => total.add(count(executions)),
+            None => drop(profile.opcodes.insert(note.opcode.clone(), count(executions))),
+        }
         profile.classes.entry(note.class).or_default().add(count(executions));
         if let Some(first) = note.innermost {
             *loops.entry(first).or_default() += executions.warps;
@@ -221,7 +224,7 @@ fn special_value(special: Special, block: &Block, warp: u32, lane: u32, warps: u
         Special::LanemaskGe => !below,
         Special::LanemaskGt => !below & !(1 << lane),
         Special::DynamicShared => launch.dynamic_shared,
-        Special::TotalShared => block.dynamic_start() + launch.dynamic_shared,
-        Special::DynamicSharedStart => block.dynamic_start(),
+        Special::TotalShared => block.code.dynamic_start + launch.dynamic_shared,
+        Special::DynamicSharedStart => block.code.dynamic_start,
     }
 }

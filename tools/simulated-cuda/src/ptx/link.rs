@@ -39,7 +39,7 @@ pub(super) fn link(tree: &Tree, entry: &Body, globals: &Globals, text: &Arc<str>
     let bodies = reachable(tree, entry);
     let mut params = Vec::new();
     let mut param_bytes = 0u32;
-    let (mut shared, mut local) = (0u32, 0u32);
+    let (mut shared, mut local, mut dynamic_align) = (0u32, 0u32, 16u32);
     // Shared variables of the module that these functions name.
     let mut shared_places = HashMap::new();
     let mut names = HashSet::new();
@@ -49,6 +49,7 @@ pub(super) fn link(tree: &Tree, entry: &Body, globals: &Globals, text: &Arc<str>
         .for_each(|i| i.operands.iter().for_each(|o| mentioned(o, &mut names)));
     for variable in tree.variables.iter().filter(|v| v.space == StateSpace::Shared && names.contains(&*v.name)) {
         let place = if variable.external || variable.bytes == 0 {
+            dynamic_align = dynamic_align.max(variable.align);
             Place::Dynamic
         } else {
             Place::Shared(take(&mut shared, variable.bytes as u32, variable.align))
@@ -63,7 +64,10 @@ pub(super) fn link(tree: &Tree, entry: &Body, globals: &Globals, text: &Arc<str>
         for (number, variable) in body.variables.iter().enumerate() {
             let bytes = variable.bytes as u32;
             places.push(match variable.space {
-                StateSpace::Shared if variable.external || bytes == 0 => Place::Dynamic,
+                StateSpace::Shared if variable.external || bytes == 0 => {
+                    dynamic_align = dynamic_align.max(variable.align);
+                    Place::Dynamic
+                }
                 StateSpace::Shared => Place::Shared(take(&mut shared, bytes, variable.align)),
                 StateSpace::Param if kernel && body.params.contains(&number) => {
                     let offset = take(&mut param_bytes, bytes, variable.align);
@@ -143,7 +147,7 @@ pub(super) fn link(tree: &Tree, entry: &Body, globals: &Globals, text: &Arc<str>
         pool.code.notes.extend(notes);
     }
     let mut code = pool.code;
-    code.static_shared = shared;
+    (code.static_shared, code.dynamic_start) = (shared, shared.next_multiple_of(dynamic_align));
     code.local_bytes = local.next_multiple_of(16);
     let registers = units.iter().map(|unit| unit.allocation.pressure).max().unwrap_or(0);
     Ok(Linked { code, params, param_bytes, registers })

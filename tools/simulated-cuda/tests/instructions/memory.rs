@@ -96,6 +96,11 @@ fn module_variables() {
                 shr.u32 %r6, %r1, 1;\nshl.b32 %r6, %r6, 2;\nadd.u32 %r6, %r4, %r6;\nst.shared.u32 [%r6], %r6;\n\
                 mov.u32 %r9, %dynamic_smem_size;";
     assert_eq!(run(32, variables, body).0, lanes(|_| 64));
+    // And as aligned as it is declared.
+    let aligned = variables.replace(".extern .shared .align 16", ".extern .shared .align 1024");
+    let body =
+        "mov.u32 %r4, dynamic;\nmov.u32 %r5, fixed;\nsetp.le.u32 %p1, %r4, %r5;\n@%p1 trap;\nand.b32 %r9, %r4, 1023;";
+    assert_eq!(run(32, &aligned, body).0, lanes(|_| 0));
     assert_eq!(
         run(
             32,
