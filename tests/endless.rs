@@ -392,9 +392,7 @@ fn two_contexts() -> [Context; 2] {
 #[test]
 fn huge_axes_beside_empty_ones_on_a_device() {
     let Some(context) = common::cuda::cuda() else { return };
-    for calls in [batch, contexts_and_layers] {
-        watched(move |say| calls(context, say));
-    }
+    watched(move |say| batch(context, say));
 }
 
 #[test]

@@ -225,7 +225,10 @@ pub(super) fn backward(
     let needs_dw = to.w.is_some() || (dense && to.z.is_some());
     let needs_db = to.u.is_some() || (layer.u.is_some() && to.z.is_some());
     let dz_is_ours = cp.is_none();
-    for (first, count) in blocks(layer, groups)?.iter() {
+    // Of what has no W′ nor dW′ their sizes may be any.
+    let any = needs_dw || (needs_db && dz_is_ours) || (dense && to.x.is_some());
+    let in_blocks = if any { Some(blocks(layer, groups)?) } else { None };
+    for (first, count) in in_blocks.into_iter().flat_map(Blocks::iter) {
         let mark = recorder.mark();
         let (z, x, g, to) = (z.after(0, first), x.after(0, first), g.after(0, first), to.after(first));
         let mut sums = [Gram::default(); 2];
