@@ -32,8 +32,9 @@ impl Drop for Buffer {
 }
 
 thread_local! {
-    /// One buffer for a call, one for a task that the same thread runs inside it; the same again where a task makes calls.
-    static BUFFERS: [Cell<Option<Buffer>>; 4] = const { [const { Cell::new(None) }; 4] };
+    /// One buffer for a call, one for a task that the same thread runs inside it; before these, what grouped layers gather, and more
+    /// where a task makes calls.
+    static BUFFERS: [Cell<Option<Buffer>>; 6] = const { [const { Cell::new(None) }; 6] };
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
