@@ -34,7 +34,7 @@ const SOME_ROWS: usize = 48;
 /// Rows of z below which tasks are not cut for the sake of threads, times NR.
 const FEW_TILES: usize = 2;
 /// Rows of z in all from which on packing W once costs less than reading it in place, ...
-const MANY_ROWS: usize = 512;
+const MANY_ROWS: usize = 256;
 /// ... and bytes of packed weights that a call may keep.
 const PACKED_BYTES: usize = 4 << 20;
 
