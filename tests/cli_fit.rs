@@ -267,6 +267,9 @@ fn warm_starts_and_samples() {
     let aware = rows(&folder, 0, "w.npy --rank 3 --samples z.npy x.npy --out aware.safetensors");
     assert_eq!(plain[0]["output_error"], Value::Null);
     let output_error = aware[0]["output_error"].as_f64().unwrap();
+    // A model's error on samples, without an iteration, is that of its fit, but for rounding: of 10⁻¹⁶, times S^−½.
+    let again = rows(&folder, 0, "w.npy --rank 3 --iterations 0 --warm aware.safetensors --samples z.npy x.npy");
+    assert!((again[0]["output_error"].as_f64().unwrap() - output_error).abs() < 1e-9, "{again:?}, {output_error}");
     // K×2×2 of W matter, which rank 3 nearly is enough for.
     assert!(output_error < 0.5 * error(&plain[0]), "{output_error}, {plain:?}");
     for (options, parts) in [

@@ -23,9 +23,9 @@ Examples:
   trilinear count --shape 1,200,200,200 --core 200,30,30 --blocks 10 --json
   trilinear count --shape 256,128,128,128,32 --peak 94 --bandwidth 15.4      of another machine
 
-Counted is the forward pass of a call: FLOPs of the contractions that the form is defined by, and bytes of its operands read
-once and of y written once. The predicted time is the larger of FLOPs over the peak and bytes over the read bandwidth, which are
-measured unless given: no implementation on this machine is faster, unless its operands are in a cache.
+Counted is the forward pass of a call: FLOPs of the contractions that the form is defined by, and bytes of its operands
+read once and of y written once. The predicted time is the larger of FLOPs over the peak and bytes over the read
+bandwidth, which are measured unless given: nothing on this machine is faster, unless its operands are in a cache.
 
 Parameters and multiply-adds of a row, with R components and a core of P×Q×S:
   linear       no W: U, V and b on [z, x]                           K·(I+J)+K            K·(I+J)

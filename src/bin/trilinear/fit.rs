@@ -22,21 +22,22 @@ mod source;
 pub(crate) use report::{Fit, HEADINGS};
 
 const HELP: &str = "\
-Fits W[k,i,j] ≈ Σᵣ λ[r] a[k,r] b[i,r] c[j,r] by alternating least squares. The error is ‖W − Ŵ‖ / ‖W‖; with --samples that of y.
-FILE is FILE.npy (float16, float32 or float64), or FILE.safetensors, as a PyTorch model is saved; its only tensor of three axes is
-taken, or the one that is named: FILE.safetensors:decoder.scorer.weight, or without the .weight.
+Fits W[k,i,j] ≈ Σᵣ λ[r] a[k,r] b[i,r] c[j,r] by alternating least squares. The error is ‖W − Ŵ‖ / ‖W‖, with --samples
+that of y. FILE is FILE.npy (float16, float32 or float64), or FILE.safetensors, as a PyTorch model is saved: its only
+tensor of three axes is taken, or the one that is named, FILE.safetensors:decoder.scorer.weight, or without the .weight.
 
 Examples:
-  trilinear fit w.npy --rank 16 --out model.safetensors       then: trilinear run --cp model.safetensors --z z.npy --x x.npy --out y.npy
+  trilinear fit w.npy --rank 16 --out model.safetensors       factors that `trilinear run --cp model.safetensors` takes
   trilinear fit w.npy --error 0.05 --out model.safetensors    the lowest rank found whose error is at most 5%
-  trilinear fit w.npy --params 20000 --restarts 4             the highest rank with at most so many parameters, the best of five fits
-  trilinear fit w.npy --sweep --save report.html              the error of each of several ranks, as a table and a plot
+  trilinear fit w.npy --params 20000 --restarts 4             the highest rank within a budget, the best of five fits
+  trilinear fit w.npy --sweep --save report.html              the error of each of several ranks, as table and plots
   trilinear fit w.npy --sweep 8,16,32 --error 0.1 --out model.safetensors
   trilinear fit w.npy --rank 16 --samples z.npy x.npy         for inputs like these
   trilinear fit w.npy --rank 12 --block 16                    12 block terms of rank 16
+  trilinear fit w.npy --rank 16 --warm model.safetensors --iterations 0 --samples z.npy x.npy   errors of a model
 
-MODEL.safetensors has the tensors a [K, R], b [I, R], c [J, R] and lambda [R]; its metadata say `axes`: which axes of W they are for.
-Ctrl-C ends a fit after its iteration, and what there is by then is printed and written.
+MODEL.safetensors has the tensors a [K, R], b [I, R], c [J, R] and lambda [R]; its metadata say `axes`: which axes of W
+they are for. Ctrl-C ends a fit after its iteration, and what there is by then is printed and written.
 
 Exit codes: 0 success; 1 no fit is as good as --error asks, and nothing was written; 2 wrong options, files or shapes.";
 
