@@ -113,7 +113,7 @@ impl<'a, T: Element> Grouped<'a, T> {
     }
 
     /// The gradients for the gradient `g` [N, K] of y: dz and dx row by row, and those of the weights of each layer.
-    /// Errors: as [`forward`](Self::forward).
+    /// Errors: as [`forward`](Self::forward), and [`Error::Unsupported`] of layers that are sums of blocks.
     ///
     /// # Example
     ///
@@ -205,6 +205,9 @@ impl<'a, T: Element> Grouped<'a, T> {
         g: &View<'_, T, 2>,
     ) -> Result<()> {
         self.check(index, z, x)?;
+        if self.layers.iter().any(|layer| !layer.terms().is_empty()) {
+            return Err(Error::Unsupported { what: "gradients of several layers that are sums of blocks" });
+        }
         check("g", "rows", index.len(), g.shape()[0])?;
         check("g", "outputs", self.first.outputs(), g.shape()[1])
     }
