@@ -3,7 +3,7 @@
 use crate::error::check;
 use crate::gradients::Gradient;
 use crate::place;
-use crate::{Element, Gradients, Interaction, Result, Tensor, View, ViewMut, Wanted, cpu};
+use crate::{Element, Gradients, Interaction, Result, Tensor, View, ViewMut, Wanted};
 
 impl<T: Element> Interaction<'_, T> {
     /// y = m⊙x [N, J] with m = M(x, z): a gate of x that x and z decide together (Jayakumar et al., ICLR 2020, §5). The layer has as
@@ -36,7 +36,7 @@ impl<T: Element> Interaction<'_, T> {
         check("y", "features", x.shape()[1], y.shape()[1])?;
         place::host(self.located())?;
         place::host([Some(("z", z.place())), Some(("x", x.place())), Some(("y", y.place()))])?;
-        cpu::attend(self, z, x, y)
+        (T::calls().attend)(self, z, x, y)
     }
 
     /// All gradients of [`attend`](Self::attend), for that of its result, `g` [N, J]. Errors: as `attend`.
@@ -55,9 +55,14 @@ impl<T: Element> Interaction<'_, T> {
     /// ```
     pub fn attend_backward(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, g: View<'_, T, 2>) -> Result<Gradients<T>> {
         let mut of_m = self.attend_dm(&z, &x, &g)?;
-        cpu::attend_back(self, [z, x, g], of_m.view_mut(), [None, None])?;
+        (T::calls().attend_back)(self, [z, x, g], of_m.view_mut(), [None, None])?;
         let mut gradients = self.backward(z, x, of_m.view())?;
-        cpu::attend_back(self, [z, x, g], of_m.view_mut(), [Some(Gradient::add(gradients.x.view_mut())), None])?;
+        (T::calls().attend_back)(
+            self,
+            [z, x, g],
+            of_m.view_mut(),
+            [Some(Gradient::add(gradients.x.view_mut())), None],
+        )?;
         Ok(gradients)
     }
 
@@ -77,7 +82,7 @@ impl<T: Element> Interaction<'_, T> {
         {
             let [x_to, tied] = [&mut wanted.x, &mut wanted.tied]
                 .map(|to| to.as_mut().map(|Gradient { to, add }| Gradient { to: to.reborrow(), add: *add }));
-            cpu::attend_back(self, [z, x, g], of_m.view_mut(), [x_to, tied])?;
+            (T::calls().attend_back)(self, [z, x, g], of_m.view_mut(), [x_to, tied])?;
         }
         for to in [&mut wanted.x, &mut wanted.tied].into_iter().flatten() {
             to.add = true;

@@ -96,6 +96,7 @@ pub trait Element:
     + fmt::Display
     + 'static
     + crate::cpu::Kernels<Acc = <Self as Element>::Accumulator>
+    + crate::calls::Compiled
 {
     /// The type in which sums are kept, and gradients given: f32 for f16 and bf16, else the type itself.
     type Accumulator: Element<Accumulator = Self::Accumulator>;

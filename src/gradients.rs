@@ -3,7 +3,7 @@
 use crate::error::check;
 use crate::interaction::limit;
 use crate::place::Located;
-use crate::{Block, Element, Interaction, Result, Saved, Tensor, View, ViewMut, dispatch};
+use crate::{Block, Element, Interaction, Result, Saved, Tensor, View, ViewMut};
 
 /// Where one gradient goes, and whether it replaces what is there or is added to it.
 #[derive(Debug)]
@@ -478,7 +478,7 @@ impl<T: Element> Interaction<'_, T> {
     ) -> Result<()> {
         self.check_backward(&z, &x, &g)?;
         wanted.check(self, z.shape(), x.shape())?;
-        dispatch::backward(self, z, x, g, wanted)
+        (T::calls().backward)(self, z, x, g, wanted)
     }
 
     /// The gradients of [`forward_shared`](Self::forward_shared) for the gradient `g` [G, M, K] of its result: dz is summed
@@ -516,7 +516,7 @@ impl<T: Element> Interaction<'_, T> {
     ) -> Result<()> {
         self.check_backward_shared(&z, &x, &g)?;
         wanted.check(self, z.shape(), x.shape())?;
-        dispatch::backward_shared(self, z, x, g, wanted)
+        (T::calls().backward_shared)(self, z, x, g, wanted)
     }
 
     /// The gradients of [`generate`](Self::generate), for those of its results: `weights` [G, K, J] of W′ and `bias` [G, K] of
@@ -548,7 +548,7 @@ impl<T: Element> Interaction<'_, T> {
             return Err(crate::Error::Unsupported { what: "the gradient in x of generated weights" });
         }
         wanted.check(self, z.shape(), [z.shape()[0], 0])?;
-        dispatch::backward_generate(self, z, weights, bias, wanted)
+        (T::calls().backward_generate)(self, z, weights, bias, wanted)
     }
 
     pub(crate) fn check_backward(&self, z: &View<'_, T, 2>, x: &View<'_, T, 2>, g: &View<'_, T, 2>) -> Result<()> {

@@ -3,7 +3,7 @@
 use crate::error::check;
 use crate::gradients::Gradient;
 use crate::interaction::limit;
-use crate::{Element, Error, Gradients, Interaction, Result, Tensor, View, ViewMut, Wanted, dispatch};
+use crate::{Element, Error, Gradients, Interaction, Result, Tensor, View, ViewMut, Wanted};
 
 /// Layers of the same sizes, one of which is chosen for each row: y\[n\] = M_e(x\[n\], z\[n\]) with e = index\[n\].
 ///
@@ -109,7 +109,7 @@ impl<'a, T: Element> Grouped<'a, T> {
         self.check(index, &z, &x)?;
         check("y", "rows", index.len(), y.shape()[0])?;
         check("y", "outputs", self.first.outputs(), y.shape()[1])?;
-        dispatch::forward_grouped(self, index, z, x, y)
+        (T::calls().forward_grouped)(self, index, z, x, y)
     }
 
     /// The gradients for the gradient `g` [N, K] of y: dz and dx row by row, and those of the weights of each layer.
@@ -181,7 +181,7 @@ impl<'a, T: Element> Grouped<'a, T> {
             }
             of_layer.check(layer, [0, layer.z_features()], [0, layer.x_features()])?;
         }
-        dispatch::backward_grouped(self, index, [z, x, g], wanted)
+        (T::calls().backward_grouped)(self, index, [z, x, g], wanted)
     }
 
     fn check(&self, index: &[usize], z: &View<'_, T, 2>, x: &View<'_, T, 2>) -> Result<()> {

@@ -1,7 +1,6 @@
 //! The one type for the operation.
 
 use crate::cpu::Panels;
-use crate::dispatch;
 use crate::error::check;
 use crate::place::{self, Located};
 use crate::view::LONGEST;
@@ -318,7 +317,7 @@ impl<'a, T: Element> Interaction<'a, T> {
         self.check_inputs(&z, &x)?;
         check("y", "rows", x.shape()[0], y.shape()[0])?;
         check("y", "outputs", self.k, y.shape()[1])?;
-        dispatch::forward(self, z, x, y)
+        (T::calls().forward)(self, z, x, y)
     }
 
     #[inline]
@@ -363,7 +362,7 @@ impl<'a, T: Element> Interaction<'a, T> {
         check("y", "groups", x.shape()[0], y.shape()[0])?;
         check("y", "rows", x.shape()[1], y.shape()[1])?;
         check("y", "outputs", self.k, y.shape()[2])?;
-        dispatch::forward_shared(self, z, x, y)
+        (T::calls().forward_shared)(self, z, x, y)
     }
 
     /// The hypernetwork view: for each of the G rows of `z` [G, I] the linear layer that it generates,
@@ -399,19 +398,19 @@ impl<'a, T: Element> Interaction<'a, T> {
         check("weights", "features", self.j, weights.shape()[2])?;
         check("bias", "groups", groups, bias.shape()[0])?;
         check("bias", "outputs", self.k, bias.shape()[1])?;
-        dispatch::generate(self, z, weights, bias)
+        (T::calls().generate)(self, z, weights, bias)
     }
 
     /// What [`forward`](Self::forward) does with `rows` rows. Errors: [`crate::Error::Algorithm`].
     pub fn plan(&self, rows: usize) -> Result<Plan> {
         limit(rows)?;
-        dispatch::plan(self, rows)
+        (T::calls().plan)(self, rows)
     }
 
     /// What [`forward_shared`](Self::forward_shared) does with `groups` rows of z and `rows` rows of x for each.
     pub fn plan_shared(&self, groups: usize, rows: usize) -> Result<Plan> {
         limit(groups.max(rows))?;
-        dispatch::plan_shared(self, groups, rows)
+        (T::calls().plan_shared)(self, groups, rows)
     }
 
     /// The weights packed once for this processor, to be used for many calls. Errors: those of allocation.

@@ -68,6 +68,7 @@ extern crate self as trilinear; // for what tests/common has
 mod attention;
 mod axes;
 mod block;
+mod calls;
 mod cpu;
 mod cuda;
 #[cfg(feature = "decompose")]

@@ -2,7 +2,7 @@
 
 use crate::error::check;
 use crate::interaction::limit;
-use crate::{Element, Error, Gradients, Interaction, Plan, Result, Tensor, View, ViewMut, Wanted, dispatch};
+use crate::{Element, Error, Gradients, Interaction, Plan, Result, Tensor, View, ViewMut, Wanted};
 
 /// How [`Interaction::forward_pairs_reduced`] takes its problems together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl<T: Element> Interaction<'_, T> {
         check("y", "rows of z", s, y.shape()[1])?;
         check("y", "rows of x", t, y.shape()[2])?;
         check("y", "outputs", self.k, y.shape()[3])?;
-        dispatch::forward_pairs(self, z, x, y)
+        (T::calls().forward_pairs)(self, z, x, y)
     }
 
     /// What [`forward_pairs`](Self::forward_pairs) does with P problems of S rows of z and T of x each.
@@ -72,7 +72,7 @@ impl<T: Element> Interaction<'_, T> {
     pub fn plan_pairs(&self, problems: usize, z_rows: usize, x_rows: usize) -> Result<Plan> {
         limit(problems.max(z_rows).max(x_rows))?;
         self.check_core()?;
-        dispatch::plan_pairs(self, [problems, z_rows, x_rows])
+        (T::calls().plan_pairs)(self, [problems, z_rows, x_rows])
     }
 
     /// The gradients of [`forward_pairs`](Self::forward_pairs) for the gradient `g` [P, S, T, K] of its result: dz and dx are
@@ -119,7 +119,7 @@ impl<T: Element> Interaction<'_, T> {
             return Err(Error::Unsupported { what: "saved activations of all pairs" });
         }
         wanted.check(self, z.shape(), x.shape())?;
-        dispatch::backward_pairs(self, z, x, g, wanted)
+        (T::calls().backward_pairs)(self, z, x, g, wanted)
     }
 
     /// All pairs, summed over the problems: y [S, T, K] = Σₘ z\[m,s\]ᵀ W x\[m,t\] + b of `z` [M, S, I] and `x` [M, T, J], or the mean
@@ -167,7 +167,7 @@ impl<T: Element> Interaction<'_, T> {
         check("y", "rows of z", z.shape()[1], y.shape()[0])?;
         check("y", "rows of x", x.shape()[1], y.shape()[1])?;
         check("y", "outputs", self.k, y.shape()[2])?;
-        dispatch::forward_pairs_reduced(self, z, x, y, reduction.scale(z.shape()[0]))
+        (T::calls().forward_pairs_reduced)(self, z, x, y, reduction.scale(z.shape()[0]))
     }
 
     /// The gradients of [`forward_pairs_reduced`](Self::forward_pairs_reduced) for the gradient `g` [S, T, K] of its result: dz
@@ -203,7 +203,7 @@ impl<T: Element> Interaction<'_, T> {
             return Err(LINEAR);
         }
         wanted.check(self, z.shape(), x.shape())?;
-        dispatch::backward_pairs_reduced(self, z, x, g, wanted, reduction.scale(z.shape()[0]))
+        (T::calls().backward_pairs_reduced)(self, z, x, g, wanted, reduction.scale(z.shape()[0]))
     }
 
     pub(crate) fn check_reduced(&self, z: &View<'_, T, 3>, x: &View<'_, T, 3>) -> Result<()> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cuda::Memory;
 use crate::error::check;
-use crate::{Context, Device, Element, Interaction, Result, Tensor, View, ViewMut, dispatch};
+use crate::{Context, Device, Element, Interaction, Result, Tensor, View, ViewMut};
 
 /// P = zB and Q = xC of a CP layer, [N, R] each in the accumulator's type, kept by [`Interaction::forward_saving`] for
 /// [`crate::Wanted::saved`]. Of a dense or linear layer nothing is kept: its backward pass does not need more than z and x.
@@ -150,6 +150,6 @@ impl<T: Element> Interaction<'_, T> {
         self.check_inputs(&z, &x)?;
         check("y", "rows", x.shape()[0], y.shape()[0])?;
         check("y", "outputs", self.k, y.shape()[1])?;
-        dispatch::forward_saving(self, z, x, y, saved).inspect_err(|_| saved.forget())
+        (T::calls().forward_saving)(self, z, x, y, saved).inspect_err(|_| saved.forget())
     }
 }

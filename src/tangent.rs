@@ -3,7 +3,7 @@
 use crate::error::check;
 use crate::gradients::Gradient;
 use crate::place::Located;
-use crate::{Element, Interaction, Result, Tensor, View, dispatch};
+use crate::{Element, Interaction, Result, Tensor, View};
 
 /// Directions in which operands change: those that are present; the others stay as they are. Of weights, only those that
 /// the layer has.
@@ -112,7 +112,7 @@ impl<T: Element> Interaction<'_, T> {
         self.check_tangents(&z, &x, tangents)?;
         check("tangent", "rows", x.shape()[0], to.to.shape()[0])?;
         check("tangent", "outputs", self.k, to.to.shape()[1])?;
-        dispatch::tangent(self, z, x, tangents, to)
+        (T::calls().tangent)(self, z, x, tangents, to)
     }
 
     pub(crate) fn check_tangents(
