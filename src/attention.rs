@@ -77,8 +77,7 @@ impl<T: Element> Interaction<'_, T> {
     ) -> Result<()> {
         let mut of_m = self.attend_dm(&z, &x, &g)?;
         wanted.check(self, z.shape(), x.shape())?;
-        let at = |name, to: &Option<Gradient<'_, T::Accumulator, 2>>| to.as_ref().map(|to| (name, to.to.place()));
-        place::host([at("dx", &wanted.x), at("dz + dx", &wanted.tied)])?;
+        place::host(wanted.located())?;
         {
             let [x_to, tied] = [&mut wanted.x, &mut wanted.tied]
                 .map(|to| to.as_mut().map(|Gradient { to, add }| Gradient { to: to.reborrow(), add: *add }));

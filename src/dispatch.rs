@@ -270,7 +270,11 @@ fn grouped<T: Element>(grouped: &Grouped<'_, T>, operands: &[Located]) -> Result
     let context = grouped.first.context()?;
     let found = engine(&grouped.first, &context, &[operands, &grouped.first.located()])?;
     for layer in &grouped.layers[1..] {
-        engine(layer, &context, &[&layer.located()])?;
+        match found {
+            Engine::Cpu => place::host(layer.located())?,
+            #[cfg(feature = "cuda")]
+            Engine::Cuda(_) => drop(engine(layer, &context, &[&layer.located()])?),
+        }
     }
     Ok(found)
 }

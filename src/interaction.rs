@@ -244,7 +244,12 @@ impl<'a, T: Element> Interaction<'a, T> {
     /// Whether [`along`](Self::along) may leave something out of y.
     #[inline]
     pub(crate) fn has_idle_parts(&self) -> bool {
-        matches!(self.core, Core::Absent) || [self.k, self.i, self.j].contains(&0) || self.rank() == Some(0)
+        let nothing = match self.core {
+            Core::Absent => true,
+            Core::Blocks(blocks) => blocks.iter().all(Block::is_empty),
+            _ => self.rank() == Some(0),
+        };
+        nothing || [self.k, self.i, self.j].contains(&0)
     }
 
     pub(crate) fn is_absent(&self) -> bool {

@@ -87,7 +87,10 @@ impl<'a, T: Element> Mahalanobis<'a, T> {
                 check("precision", "features", matrix.shape()[0], matrix.shape()[1])?;
                 (matrix.shape()[0], matrix.place())
             }
-            Precision::Factor(factor) => (factor.shape()[0], factor.place()),
+            Precision::Factor(factor) => {
+                limit(factor.shape()[1])?;
+                (factor.shape()[0], factor.place())
+            }
             Precision::Diagonal(diagonal) => (diagonal.shape()[0], diagonal.place()),
         };
         limit(features)?;

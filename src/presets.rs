@@ -46,8 +46,8 @@ const fn preset(name: &'static str, sizes: [usize; 4], r: usize, source: &'stati
     }
 }
 
-/// The named shapes. The diagonal form (`film`) is computed as the dense shape that it is a special case of until it has kernels
-/// of its own: the pixels of a map share z.
+/// The named shapes. `film`, the pixels of a map sharing z, is here as a dense shape; [`crate::Block::identity`] computes its
+/// diagonal form by kernels of its own.
 pub const PRESETS: [Preset; 13] = [
     preset("expressivity", [1024, 20, 20, 1], 20, "the paper's toy task, xᵀWz and ⟨x,z⟩"),
     preset("torch6110", [50, 100, 200, 300], 64, "pytorch#6110: 600 ms against 18 ms"),

@@ -326,3 +326,64 @@ proptest! {
         prop_assert!((left - right).abs() < 1e-11 * (1.0 + left.abs()), "dx: {left} {right}");
     }
 }
+
+#[test]
+fn blocks_without_elements_are_written_as_zeros() {
+    let context = Context::new(Device::Cpu).unwrap();
+    let (core, a) = ([0f32; 0], [0f32; 0]);
+    let empty = Block::tucker(View::new(&core, [0, 3, 3]).unwrap()).with_a(View::new(&a, [3, 0]).unwrap()).unwrap();
+    let blocks = [empty];
+    let layer = Interaction::blocks(&blocks).unwrap().with_context(context);
+    let ones = [1f32; 6];
+    let inputs = View::new(&ones, [2, 3]).unwrap();
+    let mut y = [f32::NAN; 6];
+    layer.forward_into(inputs, inputs, trilinear::ViewMut::new(&mut y, [2, 3]).unwrap()).unwrap();
+    assert_eq!(y, [0.0; 6]);
+    let mut y = [f32::NAN; 6];
+    layer.attend_into(inputs, inputs, trilinear::ViewMut::new(&mut y, [2, 3]).unwrap()).unwrap();
+    assert_eq!(y, [0.0; 6]);
+    let layers = [layer, layer];
+    let grouped = trilinear::Grouped::new(&layers).unwrap();
+    let mut y = [f32::NAN; 6];
+    grouped.forward_into(&[1, 0], inputs, inputs, trilinear::ViewMut::new(&mut y, [2, 3]).unwrap()).unwrap();
+    assert_eq!(y, [0.0; 6]);
+}
+
+/// Sums across vectors meet nothing that an earlier call left in scratch.
+#[test]
+fn weighted_inner_products_after_nan() {
+    let one = [1f32];
+    let a = View::new(&one, [1, 1]).unwrap();
+    for context in contexts() {
+        let nan = [f32::NAN; 64];
+        let large = [Block::diagonal(View::vector(&nan)).with_a(a).unwrap()];
+        let row = View::row(&nan);
+        Interaction::blocks(&large).unwrap().with_context(context).forward(row, row).unwrap();
+        let d = [1f32, 2.0, 3.0, 4.0, 5.0];
+        let small = [Block::diagonal(View::vector(&d)).with_a(a).unwrap()];
+        let (z, x) = ([1f32; 5], [2f32; 5]);
+        let y =
+            Interaction::blocks(&small).unwrap().with_context(context).forward(View::row(&z), View::row(&x)).unwrap();
+        assert_eq!(y.as_slice(), [30.0], "{}", place(&context));
+    }
+}
+
+#[test]
+fn plans_of_nothing_and_forced_blocks() {
+    let core = [1f32; 8];
+    let blocks = [Block::tucker(View::new(&core, [2, 2, 2]).unwrap())];
+    let context = Context::new(Device::Cpu).unwrap();
+    let layer = Interaction::blocks(&blocks).unwrap().with_context(context);
+    layer.plan_shared(4, 0).unwrap();
+    layer.plan_shared(0, 4).unwrap();
+    let layer = layer.with_context(context.with_algorithm(Algorithm::Blocks));
+    let row = View::row(&[1f32, 1.0]);
+    assert_eq!(layer.forward(row, row).unwrap().as_slice(), [4.0, 4.0]);
+}
+
+#[test]
+fn metrics_of_too_many_columns_are_refused() {
+    let one = [1f32];
+    let factor = View::strided(&one, 0, [1, 1 << 63], [0, 0]).unwrap();
+    assert!(matches!(Mahalanobis::new(Precision::Factor(factor)), Err(Error::TooLarge { .. })));
+}

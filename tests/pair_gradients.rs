@@ -248,3 +248,19 @@ fn errors() {
     let error = layer.backward_pairs_into(z, x, g, wanted);
     assert_eq!(error, Err(Error::Unsupported { what: "saved activations of all pairs" }));
 }
+
+/// More outputs than the scratch of a tile has columns.
+#[test]
+fn bias_of_many_outputs() {
+    let k = 1 << 17;
+    let (w, b, g) = (vec![1f32; k], vec![0f32; k], (0..k).map(|k| (k % 7) as f32).collect::<Vec<_>>());
+    let layer = trilinear::Interaction::dense(trilinear::View::new(&w, [k, 1, 1]).unwrap()).unwrap();
+    let layer = layer.with_b(trilinear::View::vector(&b)).unwrap();
+    let one = [1f32];
+    let input = trilinear::View::new(&one, [1, 1, 1]).unwrap();
+    for context in contexts() {
+        let gradients =
+            layer.with_context(context).backward_pairs(input, input, trilinear::View::new(&g, [1, 1, 1, k]).unwrap());
+        assert!(gradients.unwrap().b.unwrap().as_slice() == g);
+    }
+}

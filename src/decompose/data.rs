@@ -110,6 +110,6 @@ impl<'a, T: Real> Whitening<'a, T> {
         let (y, fitted) = (y.as_slice(), fitted.as_slice());
         let difference = sum_of_squares(y.len(), |at| y[at].to_f64() - fitted[at].to_f64());
         let all = sum_of_squares(y.len(), |at| y[at].to_f64());
-        Ok(if difference > 0.0 { (difference / all).sqrt() } else { 0.0 })
+        Ok(if difference == 0.0 { 0.0 } else { (difference / all).sqrt() })
     }
 }

@@ -67,6 +67,8 @@ pub fn sweep<T: Real>(w: View<'_, T, 3>, ranks: &[usize], options: &Options<'_, 
     ranks.sort_unstable();
     ranks.dedup();
     let (problem, mut sweep) = (Problem::new(w, options)?, Sweep { fits: Vec::new() });
+    let highest = ranks.last().copied().unwrap_or(0);
+    Options { rank: highest, init: Init::Random, ..*options }.check_rank(w.shape(), 1)?;
     for rank in ranks {
         if !sweep.add(&problem, rank, options)? {
             break;
@@ -94,6 +96,7 @@ pub fn search<T: Real>(w: View<'_, T, 3>, error: f64, options: &Options<'_, T>) 
         return Err(Error::Value { what: "error", given: error.to_string(), expected: "a number of at least 0" });
     }
     let (problem, mut sweep) = (Problem::new(w, options)?, Sweep { fits: Vec::new() });
+    Options { init: Init::Random, ..*options }.check_rank(w.shape(), 1)?;
     let good = |sweep: &Sweep<T>| sweep.for_error(error).map(Cp::rank);
     let mut rank = options.rank.min(1);
     loop {

@@ -383,7 +383,7 @@ fn dedup<V: Copy + PartialEq>(values: &[V]) -> Vec<V> {
 fn is_long(job: &Job) -> Result<bool> {
     match job.case.plan::<f32>(job.plain) {
         Ok(_) => Ok(job.work.cost(job.case.shape, [4, 4]).flops > QUICK_FLOPS),
-        Err(trilinear::Error::TooLarge { .. }) => Ok(false),
+        Err(trilinear::Error::TooLarge { .. } | trilinear::Error::Unsupported { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

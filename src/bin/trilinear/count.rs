@@ -36,7 +36,7 @@ Parameters and multiply-adds of a row, with R components and a core of P×Q×S:
                its diagonal
   diagonal     d[k] where k = i = j, if I = J = K                   K                    K
   identity     zᵀx, if K = 1 and I = J                              0                    I
-With a shared context (N×M rows) z is contracted first.";
+With a shared context (N×M rows), and of all pairs, z is contracted first.";
 
 /// Count parameters, FLOPs, bytes and predicted time of each form of W.
 #[derive(clap::Args)]
@@ -108,6 +108,7 @@ fn forms(case: &Case, rank: Option<usize>, core: Option<Core>, blocks: usize, el
     let work = Work { tied: case.tied, ..Work::FORWARD };
     let [n, rows, i, j, k] = [shape.n, shape.rows, shape.i, shape.j, shape.k].map(|size| size as u128);
     let total = n.saturating_mul(rows);
+    let x_rows = (n / shape.sharing as u128).saturating_mul(rows);
     // Bytes of z, x and y: those of a call without weights.
     let inputs = work.cost(Shape { r: Some(0), ..shape }, [element; 2]).bytes;
     let bytes = |parameters: u128| parameters.saturating_mul(element as u128).saturating_add(inputs);
@@ -123,7 +124,7 @@ fn forms(case: &Case, rank: Option<usize>, core: Option<Core>, blocks: usize, el
         Count { form, ranks, parameters, flops: cost.flops, bytes: cost.bytes }
     };
 
-    let linear = sum([product([n, i, k]), product([total, j, k])]);
+    let linear = sum([product([n, i, k]), product([x_rows, j, k])]);
     let mut counts = vec![count("linear", String::new(), sum([product([k, i]), product([k, j]), k]), linear)];
     counts.push(costed("dense", String::new(), product([k, i, j]), shape));
     if let Some(r) = rank {
@@ -140,7 +141,7 @@ fn forms(case: &Case, rank: Option<usize>, core: Option<Core>, blocks: usize, el
             let parameters = sum([product([blocks, p, q, s]), sum(factors)]);
             let of_z = product([n, sum([factors[1], product([blocks, p, q, s])])]);
             let apply = if rows > 1 { product([total, blocks, p, s]) } else { 0 };
-            let multiply_adds = sum([of_z, product([total, sum([factors[0], factors[2]])]), apply]);
+            let multiply_adds = sum([of_z, product([total, factors[0]]), product([x_rows, factors[2]]), apply]);
             let ranks = if blocks == 1 { format!("{p}×{q}×{s}") } else { format!("{blocks} of {p}×{q}×{s}") };
             counts.push(count(form, ranks, parameters, multiply_adds));
         }
@@ -235,11 +236,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
 }
 
 fn json(case: &Case, count: &Count, dtype: DType, limits: Limits) -> Value {
-    let Shape { n, rows, i, j, k, .. } = case.shape;
+    let Shape { n, rows, sharing, i, j, k, .. } = case.shape;
     json!({
         "preset": case.preset,
         "n": n,
         "rows": rows,
+        "sharing": sharing,
         "i": i,
         "j": j,
         "k": k,

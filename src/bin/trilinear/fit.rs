@@ -290,7 +290,10 @@ fn fit<T: Real>(args: &Args, w: &Array) -> Result<bool> {
         if let Some(error) = args.error {
             eprintln!("no fit has an error of at most {error}; a higher --max-rank, --restarts or --iterations may");
         }
-        return Ok(args.error.is_none());
+        if let Some(budget) = args.params {
+            eprintln!("no fit has at most {budget} parameters, and nothing was written");
+        }
+        return Ok(args.error.is_none() && args.params.is_none());
     };
     if let Some(mut output) = output {
         let mut about = vec![

@@ -74,6 +74,9 @@ pub(crate) fn attend_back<T: Element>(
     inputs: [Option<Gradient<'_, T::Accumulator, 2>>; 2],
 ) -> Result<()> {
     let columns = x.shape()[1];
+    if columns == 0 {
+        return Ok(());
+    }
     let ([row, column], first) = (dm.strides(), dm.host_mut_ptr());
     for n in 0..x.shape()[0] {
         for at in 0..columns {

@@ -131,7 +131,7 @@ impl<'a, T: Element> General<'a, T> {
         let unit = T::table(self.context.capability()).nr;
         let (groups, each) = match each {
             1 => (part(groups, most, unit).max(1), 1),
-            _ if each <= most => (part(groups, most / each, 1).max(1), each),
+            _ if each <= most => (part(groups, most / each.max(1), 1).max(1), each),
             _ => (1, part(each, most, unit).max(1)),
         };
         let widened = match self.block.center {
@@ -169,6 +169,10 @@ impl<'a, T: Element> General<'a, T> {
             let weight = weights.map_or(T::from_f64(1.0), |weights| weights.get([component]).unwrap_or_default());
             // SAFETY: the caller has room for them.
             unsafe { *to.add(component) = weight.to_acc() };
+        }
+        for padding in r..ld(r) {
+            // SAFETY: as above. Sums across a vector take these too, times zeros.
+            unsafe { *to.add(padding) = T::Acc::default() };
         }
     }
 

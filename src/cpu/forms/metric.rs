@@ -53,7 +53,8 @@ impl<T: Element> Distances<'_, T> {
     fn call(&self) -> Call<T> {
         let table = T::table(self.context.capability());
         let ([n, i], [_, r]) = (self.z.shape(), self.columns());
-        let flops = if let Precision::Diagonal(_) = self.precision { 4.0 * i as f64 } else { 2.0 * (i * r) as f64 };
+        let flops =
+            if let Precision::Diagonal(_) = self.precision { 4.0 * i as f64 } else { 2.0 * i as f64 * r as f64 };
         let threads = parallel::threads(&self.context, n as f64 * flops);
         Call { table, kc: caches().kc(table), few: n <= IN_PLACE_ROWS, threads }
     }

@@ -233,7 +233,7 @@ pub(super) fn scratch<T: Element>(
         }
     };
     let sums = if T::IN_PLACE { 0 } else { SUMS_BYTES };
-    Ok(sums.saturating_add(layer.terms().iter().map(of_block).max().unwrap_or(0)))
+    Ok(sums.saturating_add(layer.terms().iter().filter(|block| !block.is_empty()).map(of_block).max().unwrap_or(0)))
 }
 
 /// y of a batch, stored, or its sums written or added to. No axis is empty.
@@ -245,7 +245,11 @@ pub(super) fn forward<T: Element>(
 ) -> Result<()> {
     match layer.terms() {
         [block] if plain(layer, block).is_some() => match plain(layer, block) {
-            Some(layer) => super::forward_to(&layer, z, x, y),
+            // Whichever algorithm was asked for: the block has been found to be one of `Blocks`.
+            Some(layer) => {
+                let context = layer.context()?.automatic();
+                super::forward_to(&layer.with_context(context), z, x, y)
+            }
             None => Ok(()),
         },
         _ => Batch::new(layer, z, x.insert_axis())?.forward(Sinks::batch(y)),

@@ -301,16 +301,18 @@ impl<T: Kernels> Job<'_, T> {
                 }
                 Job::Sum { to, add, lanes, rows: (total, each), r } => {
                     for row in rows.0..rows.0 + rows.1 {
-                        // In the tile, and then to where it goes.
-                        let sums = std::slice::from_raw_parts_mut(product.tile, columns.1);
-                        sums.fill(T::Acc::default());
-                        for row in (row..*total).step_by(*each) {
-                            let from = lanes.at(row, columns.0).first.cast_const();
-                            add_into(sums, std::slice::from_raw_parts(from, columns.1));
-                        }
-                        for (column, &sum) in sums.iter().enumerate() {
-                            let to = to.offset(row, r.0 + columns.0 + column).first;
-                            *to = if *add { *to + sum } else { sum };
+                        // In the tile, as many columns as it has room for, and then to where they go.
+                        for part in parts(columns.1, ROWS * product.table.mr, 1) {
+                            let sums = std::slice::from_raw_parts_mut(product.tile, part.1);
+                            sums.fill(T::Acc::default());
+                            for row in (row..*total).step_by(*each) {
+                                let from = lanes.at(row, columns.0 + part.0).first.cast_const();
+                                add_into(sums, std::slice::from_raw_parts(from, part.1));
+                            }
+                            for (column, &sum) in sums.iter().enumerate() {
+                                let to = to.offset(row, r.0 + columns.0 + part.0 + column).first;
+                                *to = if *add { *to + sum } else { sum };
+                            }
                         }
                     }
                 }

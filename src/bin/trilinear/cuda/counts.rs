@@ -62,7 +62,10 @@ fn row<T: Baselines>(profiler: &Profiler, job: &Job) -> Result<Result<Counts, Sk
     let model = job.work.launches(job.case.shape, sizes);
     let name = |counts: &Value| counts["kernel"].as_str().unwrap_or_default().to_owned();
     let known = model.len() == counts.len()
-        && model.iter().zip(&counts).all(|(launch, counts)| name(counts).starts_with(launch.operation));
+        && model
+            .iter()
+            .zip(&counts)
+            .all(|(launch, counts)| name(counts).trim_start_matches('d').starts_with(launch.operation));
     let least = |index: usize| if known { model.get(index).copied() } else { None };
     let launches = counts.into_iter().enumerate().map(|(index, counts)| Counted { counts, least: least(index) });
     Ok(Ok(Counts {
