@@ -243,7 +243,8 @@ fn enormous_sizes() {
 #[test]
 fn names() {
     let names: Vec<String> = Algorithm::ALL.iter().map(Algorithm::to_string).collect();
-    let expected = ["stream", "fused-dot", "khatri-rao", "cp-blocked", "cp-stream", "contract-context", "linear"];
+    let expected =
+        ["stream", "fused-dot", "khatri-rao", "cp-blocked", "cp-stream", "contract-context", "linear", "blocks"];
     assert_eq!(names, expected);
     let dtypes = [DType::F16, DType::Bf16, DType::F32, DType::F64];
     assert_eq!(dtypes.map(|dtype| dtype.to_string()), ["f16", "bf16", "f32", "f64"]);

@@ -2,7 +2,7 @@
 
 use super::fit::Problem;
 use super::report::{Cp, Stopped};
-use super::{Options, Real};
+use super::{Init, Options, Real};
 use crate::{Error, Result, View};
 
 /// Fits of one W by rank: each has a higher rank and a lower error than those before it.
