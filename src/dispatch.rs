@@ -65,7 +65,11 @@ fn engine<T: Element>(layer: &Interaction<'_, T>, context: &Context, operands: &
 
 /// That the layer's weights are where its context reads them. Errors: [`crate::Error::Place`] and those of the device.
 pub(crate) fn check<T: Element>(layer: &Interaction<'_, T>) -> Result<()> {
-    engine(layer, &layer.context()?, &[&layer.located()]).map(drop)
+    check_in(layer, &layer.context()?)
+}
+
+fn check_in<T: Element>(layer: &Interaction<'_, T>, context: &Context) -> Result<()> {
+    engine(layer, context, &[&layer.located()]).map(|_| ())
 }
 
 fn at<T, const D: usize>(name: &'static str, view: &View<'_, T, D>) -> Located {
@@ -268,12 +272,12 @@ pub(crate) fn plan_pairs<T: Element>(layer: &Interaction<'_, T>, sizes: [usize; 
 /// The engine of the first layer's context, for layers that it can read.
 fn grouped<T: Element>(grouped: &Grouped<'_, T>, operands: &[Located]) -> Result<Engine> {
     let context = grouped.first.context()?;
-    let found = engine(&grouped.first, &context, &[operands, &grouped.first.located()])?;
+    let found = engine(grouped.first, &context, &[operands, &grouped.first.located()])?;
     for layer in &grouped.layers[1..] {
         match found {
             Engine::Cpu => place::host(layer.located())?,
             #[cfg(feature = "cuda")]
-            Engine::Cuda(_) => drop(engine(layer, &context, &[&layer.located()])?),
+            Engine::Cuda(_) => check_in(layer, &context)?,
         }
     }
     Ok(found)
@@ -303,7 +307,7 @@ pub(crate) fn backward_grouped<T: Element>(
     let dx = wanted.x.as_ref().and_then(|gradient| to("dx", &gradient.to));
     let found = grouped(layers, &[at("z", &z), at("x", &x), at("g", &g), dz, dx])?;
     for of_layer in wanted.layers.iter() {
-        engine(&layers.first, &layers.first.context()?, &[&of_layer.located()])?;
+        engine(layers.first, &layers.first.context()?, &[&of_layer.located()])?;
     }
     match found {
         Engine::Cpu => cpu::backward_grouped(layers, index, [z, x, g], wanted),
