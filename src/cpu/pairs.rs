@@ -341,7 +341,8 @@ impl<T: Kernels> Task<'_, T> {
 
     /// xC of rows of a problem.
     pub(super) unsafe fn project(&self, problem: usize, t: Part) {
-        let (Core::Cp { .. }, Some(lanes)) = (self.pairs.core, self.weights.of(1)) else { return };
+        let Core::Cp { .. } = self.pairs.core else { return };
+        let Some(lanes) = self.weights.of(1) else { return };
         let (x, block) = (self.pairs.x.matrix(problem), Block { rows: t.1, over: 0, columns: (0, self.pairs.depth()) });
         let to = Target::scratch(self.scratch[8], self.blocks.ld);
         // SAFETY: see `Pairs::contract_z`.
