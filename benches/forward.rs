@@ -10,6 +10,9 @@
 
 #[path = "../src/bin/trilinear/baselines/mod.rs"]
 mod baselines;
+#[path = "../src/bin/trilinear/forms.rs"]
+#[allow(dead_code, reason = "of the benchmark `forms`, and of the command")]
+mod forms;
 #[path = "../src/bin/trilinear/work.rs"]
 #[allow(dead_code, reason = "what the command prints")]
 mod work;
@@ -215,6 +218,7 @@ fn layer<'a, T: Element>(weights: Weights<'a, T>, shape: Shape) -> Result<Intera
             let r = r.unwrap_or(0);
             Interaction::cp(View::new(a, [k, r])?, View::new(b, [i, r])?, View::new(c, [j, r])?)
         }
+        Weights::Structured { .. } => unreachable!("these are of the benchmark `forms`"),
     }
 }
 

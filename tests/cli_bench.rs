@@ -179,6 +179,47 @@ fn bench_measures_gradients_with_prepared_weights() {
     assert!(rows.iter().all(|row| row["tied"] == false && row["gradient"] == "all"));
 }
 
+/// FLOPs by hand: forward, and of the backward pass those counted and those computed again.
+#[test]
+fn bench_measures_other_forms_of_w() {
+    let options = ["--seconds", "0.01", "--json", "--pass", "both"];
+    for (form, shape, flops, again, weights) in [
+        ("diagonal", "9,20,20,20", [9 * 20, 3 * 9 * 20], 0, 20),
+        ("identity", "9,20,20,1", [9 * 20 + 9, 2 * (9 * 20 + 9)], 9 * 20, 1),
+        ("metric", "9,20,30,1,5", [9 * 256, 2 * 9 * 256], 9 * 255, 251),
+        ("gate", "9,20,30,30", [9 * (600 + 30), 2 * 9 * (600 + 30)], 9 * 600, 600),
+        ("tucker", "9,20,30,4,6", [9 * 460, 9 * (2 * 316 + 3 * 144)], 9 * (300 + 144), 460),
+        ("block-term", "9,20,30,4,8", [4 * 9 * 108, 4 * 9 * (2 * 104 + 3 * 4)], 4 * 9 * 104, 4 * 108),
+        ("mahalanobis", "9,20,20,1", [9 * 420, 9 * 1200], 0, 400),
+    ] {
+        for dtype in ["f32", "bf16"] {
+            let rows = rows(&[&["bench", "--form", form, "--shape", shape, "--dtype", dtype], &options[..]].concat());
+            assert_eq!(rows.len(), 1, "{form}");
+            let row = &rows[0];
+            assert_eq!((row["form"].as_str(), row["gradient"].as_str()), (Some(form), Some("all")));
+            assert_eq!(number(row, "flops"), 2.0 * f64::from(flops[0] + flops[1] + again), "{row}");
+            assert_eq!(number(row, "recomputed_flops"), 2.0 * f64::from(again), "{row}");
+            let storage = if dtype == "f32" { 4.0 } else { 2.0 };
+            let [n, i, j, k] = ["n", "i", "j", "k"].map(|size| number(row, size));
+            let (inputs, y, weights) = (n * (i + j), n * k, f64::from(weights));
+            assert_eq!(
+                number(row, "bytes"),
+                storage * (inputs + 2.0 * y + weights) + 4.0 * (inputs + weights),
+                "{row}"
+            );
+            assert!(number(row, "seconds") > 0.0 && number(row, "fraction") > 0.0);
+        }
+    }
+    // Each has a baseline, whose results are compared with ours.
+    let measured = |arguments: &[&str]| rows(&[&["bench", "--seconds", "0.01", "--json"], arguments].concat());
+    let unlike = ["--shape", "9,20,20,20,7", "--form", "diagonal,gate,tucker,block-term,attend"];
+    let single = ["--shape", "9,20,20,1,7", "--form", "identity,metric,mahalanobis", "--dtype", "f64"];
+    let shared = ["--preset", "film", "--form", "diagonal,gate"];
+    for row in [measured(&unlike), measured(&single), measured(&shared)].concat() {
+        assert!(row["best_baseline"].is_string(), "{row}");
+    }
+}
+
 #[test]
 fn bench_skips_what_cannot_be_asked_for() {
     let output = trilinear(&["bench", "--shape", "8,16,16,16,4", "--pass", "both", "--saved", "--seconds", "0.01"]);
@@ -235,6 +276,10 @@ fn user_errors_exit_with_2_and_say_why() {
         (&["bench", "--shape", "8,16"][..], "N,I,J,K"),
         (&["bench", "--shape", "8,0,16,16"], "N,I,J,K"),
         (&["bench", "--shape", "8,16,16,16", "--form", "cp"], "rank"),
+        (&["bench", "--shape", "8,16,16,16", "--form", "tucker"], "rank"),
+        (&["bench", "--shape", "8,16,15,16,4", "--form", "diagonal"], "I = J = K"),
+        (&["bench", "--preset", "mimic", "--form", "gate"], "mimic"),
+        (&["bench", "--shape", "8,16,16,16", "--form", "attend", "--pass", "backward"], "forward"),
         (&["bench", "--preset", "nothing"], "mimic"),
         (&["bench", "--preset", "film", "--form", "cp"], "film"),
         (&["bench", "--pass", "sideways"], "backward"),

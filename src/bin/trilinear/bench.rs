@@ -8,9 +8,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use trilinear::{Algorithm, Context, DType, Device, SimdLevel, machine};
 
-use crate::cases::{self, Case, Form, Sizes};
+use crate::cases::{self, Case, Sizes};
 #[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::forms::Form;
 use crate::measure::{self, Job, Measured, Settings};
 use crate::report::{self, Row};
 use crate::work::{Pass, Which, Work};
@@ -26,6 +27,8 @@ Examples:
   trilinear bench --goals --pass both                forward and backward in one call, with the goals for it
   trilinear bench --pass backward --gradient z,x,w   each gradient on its own
   trilinear bench --form cp --pass both --saved      zB and xC kept by the forward pass
+  trilinear bench --form diagonal,gate,tucker        other forms of W: the presets that have them, and sizes of their own
+  trilinear bench --form dense,cp,block-term --shape 1024,256,256,128,128
   trilinear bench --json > rows.jsonl                an object for each row
   trilinear bench --quick --save report.html         tables and plots in one file
   trilinear bench --device cuda:0 --dtype f32,f16    a GPU, by events; the simulated device in counts
@@ -41,6 +44,8 @@ gradients come of one product, as dz and dx can, fewer are done, and the fractio
          and xC, which it computes again; in the JSON these are `recomputed_flops`, a part of `flops`, and
          `nominal_fraction` is the fraction without them
 A gradient on its own counts the contractions that it needs. Of a shared context, z is contracted first.
+  blocks 2·N·(I·Rb + J·Rc + K·Ra + Ra·Rb·Rc) forward for each, without those of absent factors, 2·N·R for a diagonal core;
+         backward twice that of the factors and three times that of the core, and zB, xC and H once more
 Bytes are those of the operands read once and of the results written once.
 
 On a GPU the operands are in its memory, times are between events on its stream, and a buffer of twice L2 is written before each
@@ -58,9 +63,9 @@ pub(crate) struct Args {
     /// Sizes of your own (repeatable); with R the CP form is measured too
     #[arg(long, value_name = "N,I,J,K[,R]")]
     shape: Vec<Sizes>,
-    /// Only this form of W [default: all that a shape has]
-    #[arg(long, value_enum)]
-    form: Option<Form>,
+    /// Forms of W, comma-separated or repeated [default: dense and cp, as far as a shape has them]
+    #[arg(long, value_enum, value_name = "FORM", value_delimiter = ',')]
+    form: Vec<Form>,
     /// What to compute
     #[arg(long, value_enum, default_value_t = Pass::Forward)]
     pass: Pass,
@@ -190,11 +195,15 @@ impl Engine {
 /// Measures and reports.
 pub(crate) fn run(args: Args) -> Result<()> {
     let works = works(&args)?;
+    let forms = dedup(&args.form);
     let cases = match args.goals {
-        true => cases::goals(args.form, args.pass),
-        false => cases::chosen(&args.preset, &args.shape, args.form)?,
+        true => cases::goals(&forms, args.pass),
+        false => cases::chosen(&args.preset, &args.shape, &forms)?,
     };
     let context = context(args.device)?.allow_tf32(args.tf32);
+    if let Some(case) = cases.iter().find(|case| case.structure.is_some() && context.device() != Device::Cpu) {
+        bail!("--form {} is measured on the processor: --device cpu", case.form);
+    }
     let engine = Engine::of(context.device(), &args)?;
     // Found out now rather than after minutes of measuring.
     let save = match &args.save {
@@ -382,7 +391,7 @@ fn dedup<V: Copy + PartialEq>(values: &[V]) -> Vec<V> {
 /// Whether `--quick` skips it; what does not fit in the address space has a better reason to be skipped.
 fn is_long(job: &Job) -> Result<bool> {
     match job.case.plan::<f32>(job.plain) {
-        Ok(_) => Ok(job.work.cost(job.case.shape, [4, 4]).flops > QUICK_FLOPS),
+        Ok(_) => Ok(job.case.cost(job.work, [4, 4]).flops > QUICK_FLOPS),
         Err(trilinear::Error::TooLarge { .. } | trilinear::Error::Unsupported { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }

@@ -4,27 +4,15 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, anyhow, bail};
-use clap::ValueEnum;
 use trilinear::presets::{self, PRESETS, Preset};
 use trilinear::{DType, Element, Interaction, Plan, View};
 
-use crate::work::{Pass, Shape, Work};
-
-/// How W is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Form {
-    /// A free K×I×J tensor.
-    Dense,
-    /// CP factors of rank R.
-    Cp,
-}
+use crate::forms::{self, Form, Structure};
+use crate::work::{Cost, Pass, Shape, Work};
 
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Form::Dense => "dense",
-            Form::Cp => "cp",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -33,6 +21,8 @@ impl fmt::Display for Form {
 pub(crate) struct Case {
     pub(crate) preset: Option<&'static str>,
     pub(crate) form: Form,
+    /// Of a form beside dense and CP.
+    pub(crate) structure: Option<Structure>,
     /// Its rank is that of the form: none for the dense one.
     pub(crate) shape: Shape,
     /// z and x are the same tensor.
@@ -94,20 +84,21 @@ const CP_GOALS: [([usize; 5], f64); 6] = [
 const BOTH_GOALS: [&str; 2] = ["chainer5205", "torch6110"];
 
 /// The calls that the design sets goals for.
-pub(crate) fn goals(form: Option<Form>, pass: Pass) -> Vec<Case> {
+pub(crate) fn goals(forms: &[Form], pass: Pass) -> Vec<Case> {
     let dense = DENSE_GOALS.iter().map(|&([n, i, j, k], goal)| (Sizes { n, i, j, k, r: None }, goal));
     let cp = CP_GOALS.iter().map(|&([n, i, j, k, r], goal)| (Sizes { n, i, j, k, r: Some(r) }, goal));
     dense
         .chain(cp)
         .map(|(sizes, goal)| {
             let form = if sizes.r.is_some() { Form::Cp } else { Form::Dense };
-            Case { goal: Some(goal), ..Case::of(sizes, form) }
+            Case { goal: Some(goal), structure: None, form, ..Case::plain(sizes) }
         })
-        .chain(BOTH_GOALS.iter().filter(|_| pass == Pass::Both).filter_map(|name| {
-            let case = Case::of_preset(presets::find(name)?, Some(Form::Dense)).pop()?;
-            Some(Case { goal: Some(0.75), ..case })
-        }))
-        .filter(|case| form.is_none_or(|form| form == case.form))
+        .chain(
+            BOTH_GOALS.iter().filter(|_| pass == Pass::Both).filter_map(|name| {
+                Some(Case { goal: Some(0.75), ..Case::of_preset(presets::find(name)?, Form::Dense)? })
+            }),
+        )
+        .filter(|case| forms.is_empty() || forms.contains(&case.form))
         .collect()
 }
 
@@ -124,60 +115,108 @@ pub(crate) fn shapes(names: &[String], sizes: &[Sizes]) -> Result<Vec<Case>> {
     let form = |r: Option<usize>| if r.is_some() { Form::Cp } else { Form::Dense };
     let presets = names.iter().map(|name| {
         let preset = preset(name)?;
-        Ok(Case::of_preset(preset, Some(form(preset.r))))
+        let shape = Shape { r: preset.r, ..Case::shape_of(preset) };
+        Ok(Case {
+            preset: Some(preset.name),
+            form: form(preset.r),
+            structure: None,
+            shape,
+            tied: preset.tied,
+            goal: None,
+        })
     });
-    let presets: Vec<Vec<Case>> = presets.collect::<Result<_>>()?;
-    Ok(presets.into_iter().flatten().chain(sizes.iter().map(|&sizes| Case::of(sizes, form(sizes.r)))).collect())
+    let presets: Vec<Case> = presets.collect::<Result<_>>()?;
+    let own = sizes.iter().map(|&sizes| Case { form: form(sizes.r), ..Case::plain(sizes) });
+    Ok(presets.into_iter().chain(own).collect())
 }
 
-/// The calls of these presets and sizes (of every preset if both are empty) in this form, or in all that they have.
-/// Errors: an unknown preset, or a form that a shape does not have.
-pub(crate) fn chosen(names: &[String], sizes: &[Sizes], form: Option<Form>) -> Result<Vec<Case>> {
+/// The calls of these presets and sizes (of every preset if both are empty, and of [`forms::SIZES`]) in these forms, or if none is
+/// given in dense and CP form where they have it. Errors: an unknown preset, or a form that a shape does not have.
+pub(crate) fn chosen(names: &[String], sizes: &[Sizes], asked: &[Form]) -> Result<Vec<Case>> {
+    let forms = if asked.is_empty() { &[Form::Dense, Form::Cp] } else { asked };
     let mut cases = Vec::new();
     for name in names {
-        let of_preset = Case::of_preset(preset(name)?, form);
-        match form {
-            Some(form) if of_preset.is_empty() => bail!("preset `{name}` has no {form} form"),
-            _ => cases.extend(of_preset),
+        let preset = preset(name)?;
+        for &form in forms {
+            match Case::of_preset(preset, form) {
+                None if !asked.is_empty() => bail!("preset `{name}` has no {form} form"),
+                case => cases.extend(case),
+            }
         }
     }
     for &sizes in sizes {
-        match (form, sizes.r) {
-            (Some(Form::Cp), None) => {
-                let Sizes { n, i, j, k, .. } = sizes;
-                bail!("--shape {n},{i},{j},{k}: the CP form needs a rank: --shape {n},{i},{j},{k},R");
+        for &form in forms {
+            match Case::of(sizes, form) {
+                Err(why) if !asked.is_empty() => {
+                    let Sizes { n, i, j, k, .. } = sizes;
+                    bail!("--shape {n},{i},{j},{k}: the {form} form {why}");
+                }
+                case => cases.extend(case.ok()),
             }
-            (Some(form), _) => cases.push(Case::of(sizes, form)),
-            (None, None) => cases.push(Case::of(sizes, Form::Dense)),
-            (None, Some(_)) => cases.extend([Form::Dense, Form::Cp].map(|form| Case::of(sizes, form))),
         }
     }
     if names.is_empty() && sizes.is_empty() {
-        cases = PRESETS.iter().flat_map(|preset| Case::of_preset(preset, form)).collect();
+        cases.extend(PRESETS.iter().flat_map(|preset| forms.iter().filter_map(|&form| Case::of_preset(preset, form))));
+        let own = forms::SIZES.iter().filter(|(form, _)| forms.contains(form));
+        cases.extend(own.filter_map(|&(form, [n, i, j, k, r])| {
+            Case::of(Sizes { n, i, j, k, r: Some(r).filter(|&r| r > 0) }, form).ok()
+        }));
     }
     Ok(cases)
 }
 
 impl Case {
-    fn of(Sizes { n, i, j, k, r }: Sizes, form: Form) -> Case {
-        let r = r.filter(|_| form == Form::Cp);
-        Case { preset: None, form, shape: Shape { n, rows: 1, sharing: 1, i, j, k, r }, tied: false, goal: None }
+    /// Dense W.
+    fn plain(Sizes { n, i, j, k, r }: Sizes) -> Case {
+        let shape = Shape { n, rows: 1, sharing: 1, i, j, k, r };
+        Case { preset: None, form: Form::Dense, structure: None, shape, tied: false, goal: None }
     }
 
-    fn of_preset(preset: &'static Preset, form: Option<Form>) -> Vec<Case> {
-        let &Preset { name, n, rows, sharing, i, j, k, r, dense, tied, .. } = preset;
-        let has = |form| match form {
-            Form::Dense => dense,
-            Form::Cp => r.is_some(),
-        };
-        [Form::Dense, Form::Cp]
-            .into_iter()
-            .filter(|&candidate| has(candidate) && form.is_none_or(|form| form == candidate))
-            .map(|form| {
-                let shape = Shape { n, rows, sharing, i, j, k, r: r.filter(|_| form == Form::Cp) };
-                Case { preset: Some(name), form, shape, tied, goal: None }
-            })
-            .collect()
+    /// Errors: what the form needs.
+    fn of(sizes: Sizes, form: Form) -> std::result::Result<Case, &'static str> {
+        Case { form, ..Case::plain(sizes) }.structured()
+    }
+
+    /// What the form is made of.
+    fn structured(self) -> std::result::Result<Case, &'static str> {
+        let Case { form, shape, .. } = self;
+        let structure = form.structure(shape)?;
+        Ok(Case { structure, shape: Shape { r: shape.r.filter(|_| form.has_rank()), ..shape }, ..self })
+    }
+
+    fn shape_of(&Preset { n, rows, sharing, i, j, k, r, .. }: &Preset) -> Shape {
+        Shape { n, rows, sharing, i, j, k, r }
+    }
+
+    /// In this form, if it has it.
+    fn of_preset(preset: &'static Preset, form: Form) -> Option<Case> {
+        if form == Form::Dense && !preset.dense {
+            return None;
+        }
+        let shape = Case::shape_of(preset);
+        let case = Case { preset: Some(preset.name), form, structure: None, shape, tied: preset.tied, goal: None };
+        case.structured().ok()
+    }
+
+    /// Its core and blocks, if it has any.
+    pub(crate) fn ranks(&self) -> Option<String> {
+        self.structure.and_then(Structure::ranks)
+    }
+
+    /// Why there is nothing to compute, if so.
+    pub(crate) fn obstacle(&self, work: Work) -> Option<&'static str> {
+        match self.structure {
+            Some(structure) => structure.obstacle(work, self.shape),
+            None => work.obstacle(self.shape),
+        }
+    }
+
+    /// The least that a call must do.
+    pub(crate) fn cost(&self, work: Work, bytes: [usize; 2]) -> Cost {
+        match self.structure {
+            Some(structure) => structure.cost(work, self.shape, bytes),
+            None => work.cost(self.shape, bytes),
+        }
     }
 
     /// The fraction of the floor to reach with this work, of a case that has a goal for the forward pass.
@@ -211,6 +250,20 @@ impl Case {
         let Shape { n, rows, i, j, k, r, .. } = self.shape;
         let total = n.checked_mul(rows)?;
         let (z, x, y) = (n.checked_mul(i)?, self.shape.x_rows()?.checked_mul(j)?, total.checked_mul(k)?);
+        if let Some(structure) = self.structure {
+            let [core, a, b, c] = structure.lengths(self.shape)?;
+            let when = |wanted, len| if wanted { len } else { 0 };
+            return Some(Lengths {
+                z,
+                x: when(!self.tied, x),
+                core,
+                weights: [a, b, c],
+                g: when(work.backward(), y),
+                y: when(work.forward(), y),
+                gradients: structure.gradients(work, self.shape)?,
+                saved: 0,
+            });
+        }
         let weights = match r {
             None => [k.checked_mul(i)?.checked_mul(j)?, 0, 0],
             Some(r) => [k.checked_mul(r)?, i.checked_mul(r)?, j.checked_mul(r)?],
@@ -221,6 +274,7 @@ impl Case {
         Some(Lengths {
             z,
             x: of(!self.tied, x),
+            core: 0,
             weights,
             g: of(work.backward(), y),
             y: of(work.forward(), y),
@@ -236,9 +290,11 @@ impl Case {
         })
     }
 
-    /// What a forward call will do, before any operand is there.
+    /// What a forward call will do, before any operand is there. Of another form than dense and CP, what the dense one would: its
+    /// own takes no more scratch.
     pub(crate) fn plan<T: Element>(&self, context: trilinear::Context) -> trilinear::Result<Plan> {
         let Shape { n, rows, sharing, i, j, k, r } = self.shape;
+        let r = r.filter(|_| self.structure.is_none());
         // One element seen as the whole of W.
         let one = [T::default()];
         let matrix = |rows, columns| View::strided(&one, 0, [rows, columns], [0, 0]);
@@ -261,6 +317,8 @@ pub(crate) struct Lengths {
     pub(crate) z: usize,
     /// 0 if tied.
     pub(crate) x: usize,
+    /// Cores of blocks, and what other forms than dense and CP have in their place.
+    pub(crate) core: usize,
     pub(crate) weights: [usize; 3],
     /// 0 without gradients.
     pub(crate) g: usize,
@@ -287,6 +345,7 @@ impl Lengths {
 
     /// Bytes of the weights.
     pub(crate) fn weight_bytes(&self, dtype: DType) -> u128 {
-        self.weights.into_iter().map(|elements| elements as u128).sum::<u128>() * dtype.bytes() as u128
+        let weights = self.weights.into_iter().chain([self.core]).map(|elements| elements as u128);
+        weights.sum::<u128>() * dtype.bytes() as u128
     }
 }

@@ -4,11 +4,12 @@
 //! where calls take seconds; so their elements are summed here, one by one, with the depths of `reference::backward`.
 
 use anyhow::{Result, bail};
-use trilinear::{Context, DType, Element, View, reference};
+use trilinear::{Context, DType, Element, Interaction, Mahalanobis, Precision, View, reference};
 
 use crate::baselines::{Operands, Results, Weights};
+use crate::forms::Structure;
 use crate::operands::{Data, layer, parts};
-use crate::work::Shape;
+use crate::work::{Pass, Shape, Work};
 
 /// The sum of some terms, and of their magnitudes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,14 +58,14 @@ impl<T: Element> Exact<'_, T> {
     fn w(&self, k: usize, i: usize, j: usize) -> Terms {
         match self.operands.weights {
             Weights::Dense(w) => Terms::of(w[(k * self.shape.i + i) * self.shape.j + j].to_f64()),
-            Weights::Cp { .. } => Terms::default(),
+            Weights::Cp { .. } | Weights::Structured { .. } => Terms::default(),
         }
     }
 
     /// An element of a CP factor: 0 is A, 1 is B, 2 is C.
     fn factor(&self, which: usize, row: usize, r: usize) -> Terms {
         match self.operands.weights {
-            Weights::Dense(_) => Terms::default(),
+            Weights::Dense(_) | Weights::Structured { .. } => Terms::default(),
             Weights::Cp { a, b, c } => Terms::of([a, b, c][which][row * self.rank() + r].to_f64()),
         }
     }
@@ -108,6 +109,9 @@ impl<T: Element> Exact<'_, T> {
 
 /// The first, the last and two elements between of every result. Errors: one that is not within its bound.
 pub(crate) fn check<T: Element>(data: &Data<T>, context: Context, results: &Results<'_, T>) -> Result<()> {
+    if let Some(structure) = data.structure {
+        return of_form(structure, data, context, results);
+    }
     if data.work.forward() {
         forward(data, context, results.y)?;
     }
@@ -184,7 +188,7 @@ fn forward<T: Element>(data: &Data<T>, context: Context, y: &[T]) -> Result<()> 
         let weights = match (weights, r) {
             (Weights::Cp { a, b, c }, Some(r)) => Weights::Cp { a: &a[out * r..][..r], b, c },
             (Weights::Dense(w), _) => Weights::Dense(&w[out * i * j..][..i * j]),
-            (other, None) => other,
+            (other, _) => other,
         };
         let layer = layer(parts(weights), Shape { k: 1, ..data.shape }, context)?;
         let (z, x) = (View::row(&z[row / rows * i..][..i]), View::row(&x[data.shape.x_row(row) * j..][..j]));
@@ -197,12 +201,102 @@ fn forward<T: Element>(data: &Data<T>, context: Context, y: &[T]) -> Result<()> 
     Ok(())
 }
 
+/// Some rows of y, dz and dx of a form of W, and all gradients of weights of the first rows alone: a sum over all rows takes the
+/// reference too long.
+fn of_form<T: Element>(structure: Structure, data: &Data<T>, context: Context, results: &Results<'_, T>) -> Result<()> {
+    let (shape, operands) = (data.shape, data.operands(0));
+    let Shape { n, rows, i, j, k, .. } = shape;
+    let Weights::Structured { core, .. } = operands.weights else { return Ok(()) };
+    let blocks = structure.blocks(shape, operands.weights)?;
+    let metric = match structure {
+        Structure::Mahalanobis => Some(Mahalanobis::new(Precision::Full(View::new(core, [i, i])?))?),
+        _ => None,
+    };
+    let layer = match structure {
+        Structure::Blocks { .. } => Interaction::blocks(&blocks)?,
+        Structure::Attend | Structure::Mahalanobis => Interaction::dense(View::new(core, [k, i, j])?)?,
+    };
+    let near = |value: f64, exact: &reference::Reference, index: usize, dtype, what: &str| {
+        let bound = exact.error_bound(dtype, index);
+        within(value, exact.value.as_slice()[index], bound, || what.to_owned())
+    };
+    for at in 0..if data.work.forward() { 4 } else { 0 } {
+        let row = (n * rows - 1) * at / 3;
+        let (z, x) = (View::row(&operands.z[row / rows * i..][..i]), View::row(&operands.x[row * j..][..j]));
+        let exact = match &metric {
+            Some(metric) => reference::distances(metric, z, x)?,
+            None => reference::forward(&layer, z, x)?,
+        };
+        for out in 0..k {
+            let (y, what) = (results.y[row * k + out].to_f64(), format!("row {row}, output {out}"));
+            if structure == Structure::Attend {
+                let gate = operands.x[row * j + out].to_f64();
+                let [value, magnitude] = [&exact.value, &exact.magnitude].map(|of| of.as_slice()[out]);
+                let (value, magnitude) = (value * gate, magnitude * gate.abs());
+                let bound = reference::error_bound(T::DTYPE, exact.depth + 1, value, magnitude);
+                within(y, value, bound, || what)?;
+            } else {
+                near(y, &exact, out, T::DTYPE, &what)?;
+            }
+        }
+    }
+    if !data.work.backward() {
+        return Ok(());
+    }
+    // The first rows of z, and those of x that they meet.
+    let first = n.min(2);
+    let sums = T::Accumulator::DTYPE;
+    let z = View::new(&operands.z[..first * i], [first, i])?;
+    let (of_x, g) = (&operands.x[..first * rows * j], &operands.g[..first * rows * k]);
+    let lengths = [first * i, first * rows * j, results.w.len(), results.a.len(), results.b.len(), results.c.len()];
+    let mut own = lengths.map(|len| vec![T::Accumulator::from_f64(f64::NAN); len]);
+    {
+        let [z, x, w, a, b, c] = own.each_mut().map(Vec::as_mut_slice);
+        let work = Work { pass: Pass::Backward, ..data.work };
+        let operands = Operands { z: &operands.z[..first * i], x: of_x, g, ..operands };
+        structure.call(
+            (work, Shape { n: first, ..shape }, context),
+            operands,
+            Results { y: &mut [], z, x, w, a, b, c },
+        )?;
+    }
+    let [_, _, w, a, b, c] = &own;
+    let all = |results: &[T::Accumulator], exact: &reference::Reference, what: &str| -> Result<()> {
+        results.iter().enumerate().try_for_each(|(at, value)| near(value.to_f64(), exact, at, sums, what))
+    };
+    if let Some(metric) = metric {
+        let exact = reference::distances_backward(&metric, z, View::new(of_x, [first, j])?, View::vector(g))?;
+        all(&results.z[..first * i], &exact.z, "dz")?;
+        all(&results.x[..first * j], &exact.x, "dx")?;
+        return all(w, &exact.precision, "dP");
+    }
+    let exact =
+        reference::backward_shared(&layer, z, View::new(of_x, [first, rows, j])?, View::new(g, [first, rows, k])?)?;
+    all(&results.z[..first * i], &exact.z, "dz")?;
+    all(&results.x[..first * rows * j], &exact.x, "dx")?;
+    let count = blocks.len();
+    for (block, exact) in exact.blocks.iter().enumerate() {
+        for (name, all_of, exact) in [
+            ("core", w, Some(&exact.core)),
+            ("A", a, exact.a.as_ref()),
+            ("B", b, exact.b.as_ref()),
+            ("C", c, exact.c.as_ref()),
+        ] {
+            let len = all_of.len() / count;
+            if let Some(exact) = exact {
+                all(&all_of[block * len..][..len], exact, &format!("d{name} of block {block}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What tf32, where it is allowed, adds to the relative error of a term: each of its three factors may be rounded to 11 bits.
 fn rounding_of_operands(dtype: DType, context: Context) -> f64 {
     if context.tf32() && dtype == DType::F32 { 2f64.powi(-11).mul_add(3.0, 2f64.powi(-20)) } else { 0.0 }
 }
 
-fn within(value: f64, expected: f64, bound: f64, what: impl Fn() -> String) -> Result<()> {
+fn within(value: f64, expected: f64, bound: f64, what: impl FnOnce() -> String) -> Result<()> {
     let within = (value - expected).abs() <= bound; // which NaN is not
     if !within {
         bail!("wrong result at {}: {value} instead of {expected}: please report this", what());

@@ -15,6 +15,7 @@ mod devices;
 mod exact;
 mod fit;
 mod formats;
+mod forms;
 mod host;
 mod measure;
 mod operands;

@@ -92,7 +92,7 @@ pub(crate) fn bandwidth(context: &Context, threads: usize) -> trilinear::Result<
 /// Measures a row, in the rayon pool that it is called in.
 fn row<T: Baselines>(job: &Job, settings: Settings) -> Result<Measured> {
     let skip = |reason: String| Ok(Measured::Skipped(reason));
-    if let Some(obstacle) = job.work.obstacle(job.case.shape) {
+    if let Some(obstacle) = job.case.obstacle(job.work) {
         return skip(obstacle.into());
     }
     let (estimate, lengths) = match (job.case.plan::<T>(job.plain), job.case.elements(job.work)) {
@@ -103,7 +103,7 @@ fn row<T: Baselines>(job: &Job, settings: Settings) -> Result<Measured> {
         (Err(error), _) => return Err(error.into()),
     };
     let accumulator = T::Accumulator::DTYPE;
-    let cost = job.work.cost(job.case.shape, [T::DTYPE.bytes(), accumulator.bytes()]);
+    let cost = job.case.cost(job.work, [T::DTYPE.bytes(), accumulator.bytes()]);
     let peak = machine::peak_flops::<T>(&job.plain, job.threads)?;
     let read = || bandwidth(&job.plain, job.threads);
     let bandwidth = read()?;
@@ -125,9 +125,10 @@ fn row<T: Baselines>(job: &Job, settings: Settings) -> Result<Measured> {
         return skip(format!("it needs {needed} of memory, and only {available} can be used"));
     }
     let spare = (available - needed(sets)).min(usize::MAX as f64) as usize;
-    let baselines = match settings.baselines {
-        true => T::baselines(job.work, job.case.shape, job.threads, spare),
-        false => Vec::new(),
+    let baselines = match (settings.baselines, job.case.structure) {
+        (true, None) => T::baselines(job.work, job.case.shape, job.threads, spare),
+        (true, Some(form)) => T::of_form(form, job.work, job.case.shape, job.threads, spare),
+        (false, _) => Vec::new(),
     };
     let no_memory = "its tensors could not be allocated";
     let Some(data) = Data::<T>::new(&job.case, job.work, sets as usize) else { return skip(no_memory.into()) };
@@ -207,7 +208,9 @@ fn interleave<T: Baselines>(
     outputs: &mut Outputs<T>,
     baselines: Vec<Baseline<T>>,
 ) -> Result<Times> {
-    let prepared: Vec<Prepared<T>> = match settings.prepared {
+    // Blocks are made anew by each call, and used as they are.
+    let prepares = settings.prepared && job.case.structure.is_none();
+    let prepared: Vec<Prepared<T>> = match prepares {
         true => (0..data.sets).map(|set| data.layer(set, job.context)?.prepare()).collect::<trilinear::Result<_>>()?,
         false => Vec::new(),
     };
@@ -215,10 +218,11 @@ fn interleave<T: Baselines>(
     let saved: Vec<RefCell<Saved<T>>> =
         (0..data.sets).map(|set| data.save(set, job.context).map(RefCell::new)).collect::<trilinear::Result<_>>()?;
     let saved = saved.as_slice();
-    let mut contenders = vec![Contender::new("ours", false, move |set, to| {
-        Ok(data.call(&data.layer(set, job.context)?, set, to, &mut saved[set].borrow_mut())?)
+    let mut contenders = vec![Contender::new("ours", false, move |set, to| match data.structure {
+        Some(structure) => Ok(structure.call((data.work, data.shape, job.context), data.operands(set), to)?),
+        None => Ok(data.call(&data.layer(set, job.context)?, set, to, &mut saved[set].borrow_mut())?),
     })];
-    if settings.prepared {
+    if prepares {
         let prepared = &prepared;
         let call = move |set: usize, to: Results<'_, T>| {
             Ok(data.call(&prepared[set].layer(), set, to, &mut saved[set].borrow_mut())?)

@@ -4,10 +4,13 @@ use trilinear::{Context, Element, Gradient, Interaction, Plan, Saved, View, View
 
 use crate::baselines::{Operands, Results, Weights};
 use crate::cases::{Case, Lengths};
+use crate::forms::Structure;
 use crate::work::{Shape, Work};
 
 /// The operands.
 pub(crate) struct Data<T> {
+    /// Of a form beside dense and CP.
+    pub(crate) structure: Option<Structure>,
     pub(crate) shape: Shape,
     pub(crate) work: Work,
     pub(crate) lengths: Lengths,
@@ -16,8 +19,8 @@ pub(crate) struct Data<T> {
     stride: usize,
     /// The first element at a cache line's start.
     start: usize,
-    /// Of z, x, the three parts of the weights and g, in a set.
-    offsets: [usize; 6],
+    /// Of z, x, the three parts of the weights, g and cores, in a set.
+    offsets: [usize; 7],
     elements: Vec<T>,
 }
 
@@ -27,9 +30,9 @@ impl<T: Element> Data<T> {
         let lengths = case.elements(work)?;
         let line = 64 / size_of::<T>();
         let [w0, w1, w2] = lengths.weights;
-        let mut offsets = [0; 6];
+        let mut offsets = [0; 7];
         let mut stride = 0usize;
-        for (offset, len) in offsets.iter_mut().zip([lengths.z, lengths.x, w0, w1, w2, lengths.g]) {
+        for (offset, len) in offsets.iter_mut().zip([lengths.z, lengths.x, w0, w1, w2, lengths.g, lengths.core]) {
             *offset = stride;
             stride = stride.checked_add(len.checked_next_multiple_of(line)?)?;
         }
@@ -47,7 +50,8 @@ impl<T: Element> Data<T> {
         for _ in 1..sets {
             elements.extend_from_within(start..start + stride);
         }
-        Some(Data { shape: case.shape, work, lengths, sets, stride, start, offsets, elements })
+        let Case { structure, shape, .. } = *case;
+        Some(Data { structure, shape, work, lengths, sets, stride, start, offsets, elements })
     }
 
     pub(crate) fn operands(&self, set: usize) -> Operands<'_, T> {
@@ -56,9 +60,11 @@ impl<T: Element> Data<T> {
         let z = part(0, self.lengths.z);
         let x = if self.work.tied { z } else { part(1, self.lengths.x) };
         let [w0, w1, w2] = self.lengths.weights;
-        let weights = match self.shape.r {
-            None => Weights::Dense(part(2, w0)),
-            Some(_) => Weights::Cp { a: part(2, w0), b: part(3, w1), c: part(4, w2) },
+        let (a, b, c) = (part(2, w0), part(3, w1), part(4, w2));
+        let weights = match (self.structure, self.shape.r) {
+            (Some(_), _) => Weights::Structured { core: part(6, self.lengths.core), a, b, c },
+            (None, None) => Weights::Dense(a),
+            (None, Some(_)) => Weights::Cp { a, b, c },
         };
         Operands { z, x, g: part(5, self.lengths.g), weights }
     }
@@ -93,6 +99,9 @@ impl<T: Element> Data<T> {
     }
 
     pub(crate) fn plan(&self, context: Context) -> trilinear::Result<Plan> {
+        if let Some(structure) = self.structure {
+            return structure.plan(self.shape, self.operands(0).weights, context);
+        }
         let layer = self.layer(0, context)?;
         let Shape { n, rows, sharing, .. } = self.shape;
         match (sharing, rows) {
@@ -223,7 +232,7 @@ pub(crate) fn layer<'a, T: Element>(
 pub(crate) fn parts<T>(weights: Weights<'_, T>) -> [&[T]; 3] {
     match weights {
         Weights::Dense(w) => [w, &[], &[]],
-        Weights::Cp { a, b, c } => [a, b, c],
+        Weights::Cp { a, b, c } | Weights::Structured { a, b, c, .. } => [a, b, c],
     }
 }
 

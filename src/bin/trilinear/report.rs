@@ -7,6 +7,7 @@ use tabled::settings::{Alignment, Style};
 use trilinear::{DType, Device};
 
 use crate::cases::Case;
+use crate::forms::Structure;
 use crate::host;
 use crate::measure::{Job, Outcome, Rival, Time};
 use crate::work::{Pass, Shape, Work};
@@ -54,7 +55,8 @@ impl Row {
             tf32: job.plain.tf32(),
             prepared,
             kernel: outcome.plan.kernel,
-            algorithm: job.work.forward().then(|| outcome.plan.algorithm.to_string()),
+            algorithm: (job.work.forward() && job.case.structure != Some(Structure::Mahalanobis))
+                .then(|| outcome.plan.algorithm.to_string()),
             seconds: median,
             fastest,
             flops: outcome.cost.flops as f64,
@@ -95,9 +97,10 @@ impl Row {
         self.baselines.iter().copied().min_by(|a, b| a.seconds.total_cmp(&b.seconds))
     }
 
-    /// The form, and whether the weights were prepared.
+    /// The form, its core, and whether the weights were prepared.
     pub(crate) fn form(&self) -> String {
-        format!("{}{}", self.case.form, if self.prepared { " prepared" } else { "" })
+        let ranks = self.case.ranks().map_or(String::new(), |ranks| format!(" {ranks}"));
+        format!("{}{ranks}{}", self.case.form, if self.prepared { " prepared" } else { "" })
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -187,6 +190,7 @@ pub(crate) fn identity(case: &Case, work: Work, dtype: DType, device: Device, tf
         ("j", json!(j)),
         ("k", json!(k)),
         ("r", json!(r)),
+        ("ranks", json!(case.ranks())),
     ];
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

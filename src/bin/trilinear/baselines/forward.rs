@@ -55,6 +55,7 @@ pub(super) fn naive<T: Element, A: Copy + Default + Add<Output = A> + Mul<Output
                         *y = narrow(sum);
                     }
                 }
+                Weights::Structured { .. } => {}
             }
         });
         Ok(())
@@ -211,6 +212,7 @@ fn repeated_contexts<T: Real>(shape: Shape, threads: usize) -> Run<T> {
             Weights::Cp { a, b, c } => {
                 Interaction::cp(View::new(a, [k, r])?, View::new(b, [i, r])?, View::new(c, [j, r])?)?
             }
+            Weights::Structured { .. } => return Ok(()),
         };
         let layer = layer.with_context(Context::new(Device::Cpu)?.with_threads(threads)?);
         for (problem, y) in y.chunks_mut(sharing * rows * k).enumerate().take(n / sharing) {

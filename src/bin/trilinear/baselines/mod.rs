@@ -5,6 +5,7 @@
 
 use trilinear::{Element, Result, bf16, f16};
 
+use crate::forms::Structure;
 use crate::work::{Shape, Work};
 use product::Real;
 
@@ -12,6 +13,7 @@ mod backward;
 mod cp;
 mod forward;
 mod product;
+mod structured;
 
 /// Intermediate tensors larger than this are not formed: such baselines are left out.
 const LARGEST_INTERMEDIATE: usize = 2 << 30;
@@ -32,6 +34,8 @@ pub(crate) enum Weights<'a, T> {
     Dense(&'a [T]),
     /// `a` [k, r], `b` [i, r], `c` [j, r].
     Cp { a: &'a [T], b: &'a [T], c: &'a [T] },
+    /// Of a [`Structure`]: the cores of all blocks (or W, or P), then all of their A, of their B, of their C.
+    Structured { core: &'a [T], a: &'a [T], b: &'a [T], c: &'a [T] },
 }
 
 /// Where the results of a call go: `y` [n·rows, k], and the gradients, each as large as what it is for. Those that are not
@@ -68,6 +72,8 @@ impl<T: Element> Baseline<T> {
 pub(crate) trait Baselines: Element {
     /// Every baseline for this work and shape on `threads` threads whose intermediates fit in `memory` bytes.
     fn baselines(work: Work, shape: Shape, threads: usize, memory: usize) -> Vec<Baseline<Self>>;
+    /// The same of a form of W.
+    fn of_form(form: Structure, work: Work, shape: Shape, threads: usize, memory: usize) -> Vec<Baseline<Self>>;
 }
 
 macro_rules! with_products {
@@ -93,6 +99,10 @@ macro_rules! with_products {
                 all.extend(forward::products(shape, threads, memory));
                 all
             }
+            fn of_form(form: Structure, work: Work, shape: Shape, threads: usize, memory: usize) -> Vec<Baseline<Self>> {
+                // Of gradients nobody has written them down.
+                if work.backward() { Vec::new() } else { structured::products(form, shape, threads, memory) }
+            }
         }
     )+};
 }
@@ -108,6 +118,9 @@ macro_rules! loops_only {
                 }
                 forward::naive(shape, threads, <$half>::to_f32, <$half>::from_f32)
             }
+            fn of_form(_: Structure, _: Work, _: Shape, _threads: usize, _memory: usize) -> Vec<Baseline<Self>> {
+                Vec::new()
+            }
         }
     )+};
 }
@@ -116,6 +129,6 @@ loops_only!(f16, bf16);
 fn dense<'a, T>(operands: &Operands<'a, T>) -> &'a [T] {
     match operands.weights {
         Weights::Dense(w) => w,
-        Weights::Cp { .. } => &[],
+        Weights::Cp { .. } | Weights::Structured { .. } => &[],
     }
 }

@@ -1,13 +1,15 @@
 //! Matrix products of both libraries, on contiguous or strided matrices, and loops beside them.
 
-use std::ops::{Add, Mul};
+use std::ops::{Add, Mul, Sub};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 use trilinear::{Element, View, ViewMut};
 
 /// Types that both libraries multiply matrices of.
-pub(super) trait Real: Element<Accumulator = Self> + Add<Output = Self> + Mul<Output = Self> {
+pub(super) trait Real:
+    Element<Accumulator = Self> + Add<Output = Self> + Mul<Output = Self> + Sub<Output = Self>
+{
     /// C ← A·B, sizes [rows of C, depth, columns of C], each matrix with the strides of its rows and columns.
     ///
     /// # Safety
