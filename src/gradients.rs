@@ -58,7 +58,8 @@ pub struct Wanted<'a, T: Element, const D: usize = 2, const Z: usize = 2> {
     pub b: Option<Gradient<'a, T::Accumulator, 1>>,
     /// Those of CP factors.
     pub cp: WantedFactors<'a, T>,
-    /// Those of a sum of blocks: of each block, in their order, or of none of them. They are taken out of the slice.
+    /// Those of a sum of blocks: of each block, in their order, or of none of them. A call leaves nothing in the slice that another
+    /// could be made with.
     pub blocks: &'a mut [WantedBlock<'a, T>],
     /// What [`Interaction::forward_saving`] kept of the same z and x, so that it is not computed again.
     pub saved: Option<&'a Saved<T>>,
@@ -155,7 +156,7 @@ impl<T: Element> BlockGradients<T> {
         Ok(BlockGradients { core, diagonal, a: a?, b: b?, c: c? })
     }
 
-    fn wanted(&mut self) -> WantedBlock<'_, T> {
+    pub(crate) fn wanted(&mut self) -> WantedBlock<'_, T> {
         WantedBlock {
             core: self.core.as_mut().map(|to| Gradient::write(to.view_mut())),
             diagonal: self.diagonal.as_mut().map(|to| Gradient::write(to.view_mut())),
@@ -169,15 +170,27 @@ impl<T: Element> BlockGradients<T> {
 impl<T: Element> WantedBlock<'_, T> {
     /// Zeros to what is to be written, of operands that nothing is added up of.
     pub(crate) fn clear(&mut self) {
-        fn clear<A: Element, const D: usize>(gradient: &mut Option<Gradient<'_, A, D>>) {
-            if let Some(mut gradient) = gradient.take().filter(|gradient| !gradient.add) {
-                crate::cpu::fill_zero(&mut gradient.to);
-            }
+        self.zero();
+        *self = WantedBlock::default();
+    }
+
+    /// Zeros to what is to be written.
+    fn zero(&mut self) {
+        let WantedBlock { core, diagonal, a, b, c } = self;
+        zero(core);
+        zero(diagonal);
+        [a, b, c].into_iter().for_each(zero);
+    }
+
+    /// What comes later is added to what is there by then.
+    pub(crate) fn later(&mut self) {
+        fn later<A, const D: usize>(gradient: &mut Option<Gradient<'_, A, D>>) {
+            gradient.iter_mut().for_each(|gradient| gradient.add = true);
         }
         let WantedBlock { core, diagonal, a, b, c } = self;
-        clear(core);
-        clear(diagonal);
-        [a, b, c].into_iter().for_each(clear);
+        later(core);
+        later(diagonal);
+        [a, b, c].into_iter().for_each(later);
     }
 
     fn located(&self) -> [Located; 5] {
@@ -200,6 +213,13 @@ impl<T: Element> WantedBlock<'_, T> {
         shape("da", &self.a, ["outputs", "rank"], of(0))?;
         shape("db of block", &self.b, ["features", "rank"], of(1))?;
         shape("dc", &self.c, ["features", "rank"], of(2))
+    }
+}
+
+/// Zeros, if it is to be written.
+fn zero<A: Element, const D: usize>(gradient: &mut Option<Gradient<'_, A, D>>) {
+    if let Some(Gradient { to, add: false }) = gradient {
+        crate::cpu::fill_zero(to);
     }
 }
 
@@ -258,7 +278,7 @@ impl<T: Element, const D: usize, const Z: usize> Gradients<T, D, Z> {
     }
 
     /// Those of the blocks, to be written.
-    fn of_blocks(&mut self) -> Vec<BlockGradients<T>> {
+    pub(crate) fn of_blocks(&mut self) -> Vec<BlockGradients<T>> {
         std::mem::take(&mut self.blocks)
     }
 
@@ -367,12 +387,11 @@ impl<'a, T: Element, const D: usize, const Z: usize> Wanted<'a, T, D, Z> {
         }
     }
 
-    /// Zeros in the gradients of weights that are to be written.
+    /// Zeros in the gradients of weights that are to be written; those of blocks are added to from now on.
     pub(crate) fn zero(&mut self) {
-        fn zero<A: Element, const D: usize>(to: &mut Option<Gradient<'_, A, D>>) {
-            if let Some(Gradient { to, add: false }) = to {
-                crate::cpu::fill_zero(to);
-            }
+        for block in self.blocks.iter_mut() {
+            block.zero();
+            block.later();
         }
         let WantedFactors { a, b, c, lambda } = &mut self.cp;
         zero(&mut self.w);
@@ -529,9 +548,11 @@ impl<T: Element> Interaction<'_, T> {
     ) -> Result<Gradients<T>> {
         self.check_backward_generate(&z, &weights, &bias)?;
         let mut gradients = Gradients::zeros(self, z.shape(), [z.shape()[0], 0])?;
-        let wanted = Wanted { x: None, ..gradients.wanted() };
+        let mut blocks = gradients.of_blocks();
+        let mut of_blocks: Vec<_> = blocks.iter_mut().map(BlockGradients::wanted).collect();
+        let wanted = Wanted { x: None, blocks: &mut of_blocks, ..gradients.wanted() };
         self.backward_generate_into(z, weights, bias, wanted)?;
-        Ok(gradients)
+        Ok(Gradients { blocks, ..gradients })
     }
 
     /// The gradients of [`generate`](Self::generate) that are `wanted`. Errors: as [`backward`](Self::backward), and

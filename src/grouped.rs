@@ -3,7 +3,9 @@
 use crate::error::check;
 use crate::gradients::Gradient;
 use crate::interaction::limit;
-use crate::{Element, Error, Gradients, Interaction, Result, Tensor, View, ViewMut, Wanted};
+use crate::{
+    BlockGradients, Element, Error, Gradients, Interaction, Result, Tensor, View, ViewMut, Wanted, WantedBlock,
+};
 
 /// Layers of the same sizes, one of which is chosen for each row: y\[n\] = M_e(x\[n\], z\[n\]) with e = index\[n\].
 ///
@@ -113,7 +115,7 @@ impl<'a, T: Element> Grouped<'a, T> {
     }
 
     /// The gradients for the gradient `g` [N, K] of y: dz and dx row by row, and those of the weights of each layer.
-    /// Errors: as [`forward`](Self::forward), and [`Error::Unsupported`] of layers that are sums of blocks.
+    /// Errors: as [`forward`](Self::forward).
     ///
     /// # Example
     ///
@@ -141,7 +143,11 @@ impl<'a, T: Element> Grouped<'a, T> {
         let (mut dz, mut dx) = (Tensor::zeros(z.shape())?, Tensor::zeros(x.shape())?);
         let layers = self.layers.iter().map(|layer| Gradients::zeros(layer, [0, i], [0, j]));
         let mut layers = layers.collect::<Result<Vec<Gradients<T>>>>()?;
-        let wanted = layers.iter_mut().map(|gradients| Wanted { z: None, x: None, ..gradients.wanted() });
+        let mut blocks: Vec<Vec<BlockGradients<T>>> = layers.iter_mut().map(Gradients::of_blocks).collect();
+        let mut of_blocks: Vec<Vec<WantedBlock<'_, T>>> =
+            blocks.iter_mut().map(|blocks| blocks.iter_mut().map(BlockGradients::wanted).collect()).collect();
+        let wanted = layers.iter_mut().zip(&mut of_blocks);
+        let wanted = wanted.map(|(gradients, blocks)| Wanted { z: None, x: None, blocks, ..gradients.wanted() });
         let mut wanted: Vec<Wanted<'_, T>> = wanted.collect();
         let wanted = GroupedWanted {
             z: Some(Gradient::write(dz.view_mut())),
@@ -149,6 +155,9 @@ impl<'a, T: Element> Grouped<'a, T> {
             layers: &mut wanted,
         };
         self.backward_into(index, z, x, g, wanted)?;
+        for (gradients, blocks) in layers.iter_mut().zip(blocks) {
+            gradients.blocks = blocks;
+        }
         Ok(GroupedGradients { z: dz, x: dx, layers })
     }
 
@@ -205,9 +214,6 @@ impl<'a, T: Element> Grouped<'a, T> {
         g: &View<'_, T, 2>,
     ) -> Result<()> {
         self.check(index, z, x)?;
-        if self.layers.iter().any(|layer| !layer.terms().is_empty()) {
-            return Err(Error::Unsupported { what: "gradients of several layers that are sums of blocks" });
-        }
         check("g", "rows", index.len(), g.shape()[0])?;
         check("g", "outputs", self.first.outputs(), g.shape()[1])
     }

@@ -2,7 +2,7 @@
 
 use crate::error::check;
 use crate::interaction::limit;
-use crate::{Element, Error, Gradients, Interaction, Plan, Result, Tensor, View, ViewMut, Wanted};
+use crate::{BlockGradients, Element, Error, Gradients, Interaction, Plan, Result, Tensor, View, ViewMut, Wanted};
 
 /// How [`Interaction::forward_pairs_reduced`] takes its problems together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,6 @@ impl<T: Element> Interaction<'_, T> {
     /// Errors: [`crate::Error::Unsupported`] on a CUDA device.
     pub fn plan_pairs(&self, problems: usize, z_rows: usize, x_rows: usize) -> Result<Plan> {
         limit(problems.max(z_rows).max(x_rows))?;
-        self.check_core()?;
         (T::calls().plan_pairs)(self, [problems, z_rows, x_rows])
     }
 
@@ -100,8 +99,10 @@ impl<T: Element> Interaction<'_, T> {
     ) -> Result<Gradients<T, 3, 3>> {
         self.check_backward_pairs(&z, &x, &g)?;
         let mut gradients = Gradients::zeros(self, z.shape(), x.shape())?;
-        self.backward_pairs_into(z, x, g, gradients.wanted())?;
-        Ok(gradients)
+        let mut blocks = gradients.of_blocks();
+        let mut of_blocks: Vec<_> = blocks.iter_mut().map(BlockGradients::wanted).collect();
+        self.backward_pairs_into(z, x, g, Wanted { blocks: &mut of_blocks, ..gradients.wanted() })?;
+        Ok(Gradients { blocks, ..gradients })
     }
 
     /// The gradients of [`forward_pairs`](Self::forward_pairs) that are `wanted`, each written or added to the caller's memory.
@@ -127,7 +128,8 @@ impl<T: Element> Interaction<'_, T> {
     ///
     /// This is the outer-product mean by which AlphaFold 2 makes pairs of residues of an alignment's M sequences (Jumper et al.,
     /// Nature 2021, algorithm 10). Neither Σₘ z⊗x nor zᵀW exists but in blocks that fit in cache: either is formed, what is
-    /// cheaper. Errors: [`Error::Shape`] and those of allocation; [`Error::Unsupported`] of a layer with U or V, and on a CUDA device.
+    /// cheaper. Errors: [`Error::Shape`] and those of allocation; [`Error::Unsupported`] of a layer with U or V
+    /// or of a sum of blocks, and on a CUDA device.
     ///
     /// # Example
     ///
@@ -208,6 +210,9 @@ impl<T: Element> Interaction<'_, T> {
 
     pub(crate) fn check_reduced(&self, z: &View<'_, T, 3>, x: &View<'_, T, 3>) -> Result<()> {
         self.check_pairs(z, x)?;
+        if !self.terms().is_empty() {
+            return Err(Error::Unsupported { what: "sums of blocks over pairs of several problems" });
+        }
         if self.u.is_some() || self.v.is_some() { Err(LINEAR) } else { Ok(()) }
     }
 
@@ -241,12 +246,7 @@ impl<T: Element> Interaction<'_, T> {
         check("z", "features", self.i, z.shape()[2])?;
         check("x", "features", self.j, x.shape()[2])?;
         check("x", "problems", problems, of_x)?;
-        self.check_core()?;
         limit(problems.max(s).max(t))
-    }
-
-    fn check_core(&self) -> Result<()> {
-        if self.terms().is_empty() { Ok(()) } else { Err(Error::Unsupported { what: "all pairs of a sum of blocks" }) }
     }
 }
 

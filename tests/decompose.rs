@@ -439,6 +439,16 @@ fn mixed_blocks<T: Real>() {
         let fit = terms.to_cp().unwrap();
         assert!((error_of(&w, &fit) - terms.report.error).abs() < noise::<T>());
         check_monotone(&fit);
+        // As blocks, the same W: but for its rounding to T.
+        let blocks = terms.to_blocks().unwrap();
+        let [ours, of_cp] = [Interaction::blocks(&blocks), fit.interaction()].map(|w| w.unwrap().to_dense().unwrap());
+        for (ours, of_cp) in ours.as_slice().iter().zip(of_cp.as_slice()) {
+            let (ours, of_cp) = (ours.to_f64(), of_cp.to_f64());
+            assert!(
+                (ours - of_cp).abs() <= 4.0 * T::DTYPE.accumulator_roundoff() * (1.0 + of_cp.abs()),
+                "{ours} {of_cp}"
+            );
+        }
     }
     // One column each: CP.
     let w = uniform::<T>([5, 6, 7], 1);

@@ -10,7 +10,7 @@ use super::scratch;
 use super::simd::Kernels;
 use crate::gradients::{Gradient, OnHost};
 use crate::grouped::{Grouped, GroupedWanted};
-use crate::{Element, Result, View, ViewMut, Wanted};
+use crate::{Element, Result, View, ViewMut, Wanted, WantedBlock};
 
 /// Rows that are put in order at once: half a MiB of keys.
 const WINDOW: usize = 1 << 16;
@@ -191,6 +191,7 @@ pub(crate) fn backward_grouped<T: Element>(
             let n = rows.keys.len();
             let mut none = Wanted::default();
             let of_layer = wanted.layers.get_mut(rows.layer).unwrap_or(&mut none);
+            let blocks = std::mem::take(&mut of_layer.blocks);
             let (dz, dx) = (&mut wanted.z, &mut wanted.x);
             if let Some(range) = rows.range() {
                 let wanted = Wanted {
@@ -199,7 +200,8 @@ pub(crate) fn backward_grouped<T: Element>(
                     ..of_layer.added()
                 };
                 let [z, x, g] = [z, x, g].map(|view| view.slice_rows((range.start, n)));
-                call(&layer, [z, x, g], wanted)?;
+                call(&layer, [z, x, g], wanted, blocks)?;
+                of_layer.blocks = blocks;
                 continue;
             }
             let sums = [dz.is_some(), dx.is_some()].map(usize::from);
@@ -215,7 +217,7 @@ pub(crate) fn backward_grouped<T: Element>(
                                 .transpose()
                         };
                         let wanted = Wanted { z: to(dz, dzs, i)?, x: to(dx, dxs, j)?, ..of_layer.added() };
-                        call(&layer, inputs, wanted)?;
+                        call(&layer, inputs, wanted, blocks)?;
                         for (to, sums) in [(dz, dzs), (dx, dxs)] {
                             let Some(to) = to else { continue };
                             let (columns, strides) = (to.to.shape()[1], to.to.strides());
@@ -225,6 +227,7 @@ pub(crate) fn backward_grouped<T: Element>(
                     Ok(())
                 })
             })?;
+            of_layer.blocks = blocks;
         }
         Ok(())
     })
@@ -249,13 +252,17 @@ unsafe fn scatter<T: Kernels>(
     }
 }
 
-/// [`super::backward`] of a block.
+/// [`super::backward`] of a block, with the gradients of blocks that W is the sum of.
 fn call<T: Element>(
     layer: &crate::Interaction<'_, T>,
     [z, x, g]: [View<'_, T, 2>; 3],
     wanted: Wanted<'_, T>,
+    blocks: &mut [WantedBlock<'_, T>],
 ) -> Result<()> {
     let layer = layer.along([true; 3]);
     let wanted = wanted.nonzero(&layer, g.shape()[0], &OnHost)?;
-    super::backward(&layer, z, x, g, wanted)
+    match layer.terms() {
+        [] => super::backward(&layer, z, x, g, wanted),
+        _ => super::forms::backward(&layer, z, x, g, wanted, blocks),
+    }
 }

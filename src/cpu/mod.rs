@@ -164,6 +164,9 @@ pub(crate) fn forward_pairs<T: Element>(
         return Ok(());
     }
     let layer = &layer.along([true, false, false]);
+    if matches!(layer.core, Core::Blocks(_)) {
+        return forms::forward_pairs(layer, z, x, y);
+    }
     let [p, s, t, _] = y.shape();
     let threads = parallel::threads(&context, plan::pairs_flops(layer, [p, s, t]) as f64);
     pairs::Pairs::new(layer, &context, z, x)?.forward(pairs::To::new(y), threads)
@@ -206,17 +209,25 @@ pub(crate) fn generate<T: Element>(
     if groups == 0 || layer.k == 0 {
         return Ok(());
     }
-    let layer = &layer.along([true, false, true]);
-    if matches!(layer.core, Core::Blocks(_)) {
-        return Err(crate::Error::Unsupported { what: "the layers that sums of blocks generate" });
+    let mut layer = &layer.along([true, false, true]);
+    let alone;
+    if let [block] = layer.terms()
+        && let Some(found) = forms::plain(layer, block)
+    {
+        alone = found;
+        layer = &alone;
     }
     let z = z.slice(1, 0..layer.i)?;
     let threads = parallel::threads(&context, plan::generate_flops(layer, groups) as f64);
-    let Some(cp) = cp_problem(layer, &context, groups) else {
-        let p = prepared(layer, problem(layer, &context, groups));
-        return context::run(&p, z, Target::Generate(weights, bias), threads);
-    };
-    cp.generate(z, weights, threads)?;
+    match cp_problem(layer, &context, groups) {
+        Some(cp) => cp.generate(z, weights, threads)?,
+        None if layer.terms().is_empty() => {
+            let p = prepared(layer, problem(layer, &context, groups));
+            return context::run(&p, z, Target::Generate(weights, bias), threads);
+        }
+        None if layer.j > 0 => forms::generate(layer, z, weights)?,
+        None => {}
+    }
     // b′ is the linear layer of z alone.
     let mut t = Trilinear::new(&context, groups, [layer.k, layer.i, 0]);
     (t.u, t.bias, t.inputs[1]) = (layer.u, layer.b, Some(z));

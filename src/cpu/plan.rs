@@ -25,7 +25,7 @@ pub(super) fn flops<T: Element>(layer: &Interaction<'_, T>, n: usize) -> u128 {
         Core::Absent => 0,
         Core::Dense(_) => sum([&[2, n, k, i, j]]),
         Core::Cp { a, .. } => sum([i, j, k].map(|len| [2, n, a.shape()[1], len]).each_ref().map(|f| &f[..])),
-        Core::Blocks(blocks) => of_blocks(blocks, [n, n]),
+        Core::Blocks(blocks) => of_blocks(blocks, [n; 3]),
     };
     let (u, v) = (usize::from(layer.u.is_some()), usize::from(layer.v.is_some()));
     core.saturating_add(sum([&[2, n, k, i, u], &[2, n, k, j, v]]))
@@ -39,17 +39,17 @@ pub(super) fn work<T: Element>(layer: &Interaction<'_, T>, n: usize) -> f64 {
         Core::Absent => 0.0,
         Core::Dense(_) => i * j * k,
         Core::Cp { a, .. } => a.shape()[1] as f64 * (i + j + k),
-        Core::Blocks(blocks) => of_blocks(blocks, [1, 1]) as f64 / 2.0,
+        Core::Blocks(blocks) => of_blocks(blocks, [1; 3]) as f64 / 2.0,
     };
     2.0 * n * (core + if layer.u.is_some() { i * k } else { 0.0 } + if layer.v.is_some() { j * k } else { 0.0 })
 }
 
-/// Those of blocks, for so many rows of z and of x.
-fn of_blocks<T: Element>(blocks: &[Block<'_, T>], [groups, rows]: [usize; 2]) -> u128 {
+/// Those of blocks, for so many rows of z, of x and of y.
+fn of_blocks<T: Element>(blocks: &[Block<'_, T>], [of_z, of_x, rows]: [usize; 3]) -> u128 {
     let of_block = |block: &Block<'_, T>| {
         let ([ra, rb, rc], sizes) = (block.ranks(), block.sizes());
         let core = if block.is_diagonal() { sum([&[2, rows, ra]]) } else { sum([&[2, rows, ra, rb, rc]]) };
-        let factors = [rows, groups, rows].into_iter().enumerate().map(|(side, rows)| match block.factors[side] {
+        let factors = [rows, of_z, of_x].into_iter().enumerate().map(|(side, rows)| match block.factors[side] {
             Some(factor) => sum([&[2, rows, sizes[side], factor.shape()[1]]]),
             None => 0,
         });
@@ -78,7 +78,8 @@ pub(super) fn generate_flops<T: Element>(layer: &Interaction<'_, T>, groups: usi
             let r = a.shape()[1];
             sum([&[2, groups, r, i], &[2, groups, r, j, k]])
         }
-        Core::Blocks(_) => 0, // which is refused
+        // The rows of a factor are those of x.
+        Core::Blocks(blocks) => of_blocks(blocks, [groups, k.min(j), groups.saturating_mul(k.max(j))]),
     };
     core.saturating_add(sum([&[2, groups, k, i, usize::from(layer.u.is_some())]]))
 }
@@ -95,7 +96,8 @@ pub(super) fn shared_flops<T: Element>(layer: &Interaction<'_, T>, groups: usize
         }
         Core::Blocks(blocks) => {
             let linear = sum([&[2, groups, rows, k, i, u], &[2, groups, rows, k, j, v]]);
-            of_blocks(blocks, [groups, groups.saturating_mul(rows)]).saturating_add(linear)
+            let rows = groups.saturating_mul(rows);
+            of_blocks(blocks, [groups, rows, rows]).saturating_add(linear)
         }
         _ => generate_flops(layer, groups).saturating_add(sum([&[2, groups, rows, k, j]])),
     }
@@ -111,6 +113,10 @@ pub(super) fn pairs_flops<T: Element>(layer: &Interaction<'_, T>, [p, s, t]: [us
         Core::Cp { a, .. } => {
             let r = a.shape()[1];
             sum([&[2, p, s, i, r], &[2, p, t, j, r], &[2, p, s, t, k, r]]).saturating_add(linear)
+        }
+        Core::Blocks(blocks) => {
+            let [of_z, of_x] = [s, t].map(|rows| p.saturating_mul(rows));
+            of_blocks(blocks, [of_z, of_x, of_z.saturating_mul(t)]).saturating_add(linear)
         }
         // V joins W′ without a multiplication.
         _ => {
@@ -254,6 +260,8 @@ pub(crate) fn plan_pairs<T: Element>(layer: &Interaction<'_, T>, sizes @ [p, s, 
     let empty = [p, s, t, layer.k, needed.i, needed.j].contains(&0);
     let scratch = if empty {
         0
+    } else if shared_algorithm(needed) == Algorithm::Blocks {
+        forms::scratch(needed, [s, t], &context)?
     } else {
         let pairs = pairs::Pairs::new(needed, &context, input(s, needed.i)?, input(t, needed.j)?)?;
         let pairs = if pairs.prefers_swap() { pairs.swap() } else { pairs };

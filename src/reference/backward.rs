@@ -15,6 +15,8 @@
 //! With U, dz has K more, and so has dx with V. Of [`backward_generate`] N is G and M is 1. Of all pairs N is P·S·T, M is T for dz
 //! and S for dx. Where sums over K and over the other side's rows are one, at once, they are as deep as the product of their
 //! lengths: dz has J + T·K + 4 if that is more, dB P·S + T·K + J + 4, dλ P·S·K + T + I + J + 4, and the same with the sides exchanged.
+//! Those of blocks are in `blocks.rs`; of all pairs dx has S more, of generated layers N is G·max(J, K), for either side's factor may be
+//! the rows that all z meet.
 //!
 //! **They hold in whichever order an algorithm contracts.** A term passes through at most as many roundings as the
 //! lengths of the sums around it, nested in any way, and one for each product that no sum's multiply-add takes:
@@ -217,7 +219,13 @@ impl Batch {
     fn gradients<T: Element>(&self, layer: &Interaction<'_, T>) -> Result<Gradients> {
         let (given, layer) = (layer.terms(), Layer::of(layer)?);
         let (k, i, j, n) = (layer.k, layer.i, layer.j, self.groups * self.rows);
-        let of_block = |block| blocks::Exact::of(block)?.backward(self.groups, self.rows, [&self.z, &self.x, &self.g]);
+        // Of all pairs, x of each row of y.
+        let repeated = match given.is_empty() || self.sharing == 1 {
+            true => None,
+            false => Some(Matrix::new([n, j], |n, j| self.x.at(self.row_of_x(n), j))?),
+        };
+        let of_x = repeated.as_ref().unwrap_or(&self.x);
+        let of_block = |block| blocks::Exact::of(block)?.backward(self.groups, self.rows, [&self.z, of_x, &self.g]);
         let present = |block: &&Block<'_, T>| !block.is_empty();
         let derivatives = given.iter().filter(present).map(of_block).collect::<Result<Vec<Derivatives>>>()?;
         let depth_of = |side: usize| match given {
@@ -256,13 +264,20 @@ impl Batch {
             };
             core + linear(k, &layer.v, j, |k| g(n, k))
         };
-        let linear_depth = |linear: &Option<Matrix>| linear.as_ref().map_or(0, |_| k);
+        // Of all pairs over (t, k), or (s, k), at once.
+        let linear_depth = |linear: &Option<Matrix>, others: usize| {
+            linear.as_ref().map_or(0, |_| if self.pairs { super::terms_of(k, others) } else { k })
+        };
         let [z_depth, x_depth] = self.input_depths(&layer);
-        let z_depth = depth_of(0).map_or(z_depth, |depth| depth + linear_depth(&layer.u));
-        let x_depth = depth_of(1).map_or(x_depth, |depth| depth + linear_depth(&layer.v));
+        let z_depth = depth_of(0).map_or(z_depth, |depth| depth + linear_depth(&layer.u, self.rows));
+        let x_depth =
+            depth_of(1).map_or(x_depth, |depth| depth + linear_depth(&layer.v, self.sharing) + self.sharing - 1);
         let dx = |row: usize, j: usize| {
-            let of_blocks: Terms = derivatives.iter().map(|block| block.x.at(row, j)).sum();
-            of_blocks + sum(self.sharing, |s| dx(self.pair(row, s), j))
+            sum(self.sharing, |s| {
+                let pair = self.pair(row, s);
+                let of_blocks: Terms = derivatives.iter().map(|block| block.x.at(pair, j)).sum();
+                of_blocks + dx(pair, j)
+            })
         };
         Ok(Gradients {
             z: reference([self.groups, i], z_depth, |group, i| {
@@ -359,12 +374,10 @@ pub fn backward_generate<T: Element>(
     layer.check_backward_generate(&z, &weights, &bias)?;
     let groups = z.shape()[0];
     let (z, weights, bias) = (Matrix::of(z)?, Matrix::of(weights)?, Matrix::of(bias)?);
-    if !layer.terms().is_empty() {
-        return Err(crate::Error::Unsupported { what: "the layers that sums of blocks generate" });
-    }
-    let layer = Layer::of(layer)?;
+    let (given, layer) = (layer.terms(), Layer::of(layer)?);
     let (k, i, j) = (layer.k, layer.i, layer.j);
     let dw = |group: usize, out: usize, j: usize| weights.at(group * k + out, j);
+    let of_blocks = blocks::generated(given, groups, [&z, &weights], [k, j])?;
     // P = zB, and what it is multiplied by: ΣₖΣⱼ dW′·A·C.
     let parts = |cp: &Components| -> Result<_> {
         Ok([
@@ -380,13 +393,18 @@ pub fn backward_generate<T: Element>(
         let core = match (&layer.w, cp) {
             (Some(w), _) => sum(k, |k| sum(j, |j| w.at(k * layer.i + i, j) * dw(group, k, j))),
             (_, Some((cp, [_, dp]))) => sum(cp.r, |r| dp.at(group, r) * cp.lambda.at(0, r) * cp.b.at(i, r)),
-            _ => Terms::default(),
+            _ => of_blocks.iter().filter_map(|block| block.as_ref()).map(|block| block.z.at(group, i)).sum(),
         };
         core + linear(k, &layer.u, i, |k| bias.at(group, k))
     };
     let depth = groups + 3;
+    let present = of_blocks.iter().flatten();
+    let z_depth = match given {
+        [] => layer.input_depth(j, &layer.u),
+        _ => blocks::depth(present.map(|block| block.depths[0])) + layer.u.as_ref().map_or(0, |_| k),
+    };
     Ok(Gradients {
-        z: reference([groups, i], layer.input_depth(j, &layer.u), dz)?,
+        z: reference([groups, i], z_depth, dz)?,
         x: reference([groups, 0], 0, |_, _| Terms::default())?,
         w: reference([k.saturating_mul(i), j], depth, |row, j| {
             sum(groups, |group| z.at(group, row % i) * dw(group, row / i, j))
@@ -413,6 +431,10 @@ pub fn backward_generate<T: Element>(
                 })
             })
             .transpose()?,
-        blocks: Vec::new(),
+        blocks: given
+            .iter()
+            .zip(of_blocks)
+            .map(|(block, of)| of.map_or_else(|| blocks::nothing(block), |of| Ok(of.of)))
+            .collect::<Result<_>>()?,
     })
 }

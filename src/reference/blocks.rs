@@ -199,6 +199,44 @@ pub(super) fn exact<T: Element>(blocks: &[Block<'_, T>]) -> Result<Vec<Exact>> {
     blocks.iter().filter(|block| !block.is_empty()).map(Exact::of).collect()
 }
 
+/// The derivatives of generated layers, for those of W′, `weights` [G·K, J]: of the rows of the identity as x. `None` of blocks that
+/// nothing is added up of.
+pub(super) fn generated<T: Element>(
+    blocks: &[Block<'_, T>],
+    groups: usize,
+    [z, weights]: [&Matrix; 2],
+    [k, j]: [usize; 2],
+) -> Result<Vec<Option<Derivatives>>> {
+    if blocks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let x = Matrix::new([groups * j, j], |n, column| if n % j == column { 1.0.into() } else { Terms::default() })?;
+    let g = Matrix::new([groups * j, k], |n, out| weights.at(n / j * k + out, n % j))?;
+    let longer = k.saturating_sub(j);
+    let of_block = |block: &Block<'_, T>| {
+        if block.is_empty() {
+            return Ok(None);
+        }
+        let mut found = Exact::of(block)?.backward(groups, j, [z, &x, &g])?;
+        found.depths[0] += longer;
+        let BlockGradients { core, a, b, c } = &mut found.of;
+        for of in [Some(core), a.as_mut(), b.as_mut(), c.as_mut()].into_iter().flatten() {
+            of.depth += groups * longer;
+        }
+        Ok(Some(found))
+    };
+    blocks.iter().map(of_block).collect()
+}
+
+/// What the depth of a generated layer is more than that of y: the core may be contracted with the outputs' side.
+pub(super) fn generated_depth<T: Element>(blocks: &[Block<'_, T>]) -> usize {
+    let of_block = |block: &Block<'_, T>| match block.ranks() {
+        [ra, rb, rc] if !block.is_diagonal() => super::terms_of(ra, rb) + rc,
+        _ => 0,
+    };
+    blocks.iter().map(of_block).max().unwrap_or(0)
+}
+
 /// W: in f64, rounded once.
 pub(crate) fn sum_of_blocks<T: Element>(blocks: &[Block<'_, T>]) -> Result<Tensor<T, 3>> {
     let [k, i, j] = blocks.first().map_or([0; 3], Block::sizes);

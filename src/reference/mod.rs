@@ -129,6 +129,32 @@ pub fn forward<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: Vie
     })
 }
 
+/// W′ of the layers that `z` [G, I] generates, as [G·K, J]. Shapes and errors as [`Interaction::generate`].
+///
+/// It is [`forward`] of the rows of the identity without U and b, and its depth that of [`forward`]; of blocks with a dense core it has
+/// Ra·Rb + Rc more, for the outputs' side may be contracted first.
+pub fn generate<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>) -> Result<Reference> {
+    crate::error::check("z", "features", layer.z_features(), z.shape()[1])?;
+    let layer = Interaction { u: None, b: None, ..*layer };
+    let (groups, k, j) = (z.shape()[0], layer.outputs(), layer.x_features());
+    let mut identity = Tensor::<T, 2>::zeros([j, j])?.into_vec();
+    identity.iter_mut().step_by(j + 1).for_each(|one| *one = T::from_f64(1.0));
+    let x = View::new(&identity, [j, j])?;
+    let shape = [groups.saturating_mul(k), j];
+    let (mut value, mut magnitude) = (Tensor::zeros(shape)?.into_vec(), Tensor::zeros(shape)?.into_vec());
+    for group in 0..if j == 0 { 0 } else { groups } {
+        let exact = forward(&layer, z.slice(0, group..group + 1)?.broadcast(0, j)?, x)?;
+        for (to, from) in [(&mut value, &exact.value), (&mut magnitude, &exact.magnitude)] {
+            for (at, &element) in from.as_slice().iter().enumerate() {
+                to[(group * k + at % k) * j + at / k] = element;
+            }
+        }
+    }
+    let depth = depth(&layer, blocks::depth(blocks::exact(layer.terms())?.iter().map(blocks::Exact::depth)));
+    let depth = depth + blocks::generated_depth(layer.terms());
+    Ok(Reference { value: Tensor::from_vec(value, shape)?, magnitude: Tensor::from_vec(magnitude, shape)?, depth })
+}
+
 /// i·j terms, or so many that no bound holds: axes may be of any length where there is nothing to add up. There is room for
 /// what is added to it.
 fn terms_of(i: usize, j: usize) -> usize {

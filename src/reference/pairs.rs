@@ -2,7 +2,7 @@
 
 use super::backward::{Factors, Gradients, backward_pairs};
 use super::terms::{Matrix, reference, sum};
-use super::{Reference, depth, forward};
+use super::{Reference, blocks, depth, forward};
 use crate::view::elements;
 use crate::{Element, Interaction, Reduction, Result, Tensor, View};
 
@@ -32,7 +32,7 @@ pub fn forward_pairs<T: Element>(
     Ok(Reference {
         value: Tensor::from_vec(value, shape)?,
         magnitude: Tensor::from_vec(magnitude, shape)?,
-        depth: depth(layer, 0),
+        depth: depth(layer, blocks::depth(blocks::exact(layer.terms())?.iter().map(blocks::Exact::depth))),
     })
 }
 

@@ -1,5 +1,6 @@
 //! The gradients of one block with a core and factors: see general.rs.
 
+use super::again;
 use super::batch::{is_flat, rows_of, runs};
 use super::general::{Cores, General};
 use super::stage::{Rows, add_parts, deliver, ld};
@@ -14,7 +15,7 @@ use crate::gradients::{Gradient, Wanted, WantedBlock};
 use crate::{Element, Result, View, ViewMut};
 
 /// Rows whose sums of components are added up by themselves.
-const PART: usize = 128;
+pub(super) const PART: usize = 128;
 
 /// Where gradients of inputs go: those of z, of x, and their sum. Each may be added to.
 pub(super) struct Inputs<A> {
@@ -33,24 +34,26 @@ impl<A: Copy> Inputs<A> {
 
 /// Scratch of a block of rows: H and D, P, Q, the gradients of P and of Q.
 #[derive(Clone, Copy)]
-struct Arrays<A> {
-    h: Rows<A>,
-    d: Rows<A>,
-    p: Rows<A>,
-    q: Rows<A>,
-    of_p: Rows<A>,
-    of_q: Rows<A>,
-    weights: *mut A,
-    partial: *mut A,
+pub(super) struct Arrays<A> {
+    pub(super) h: Rows<A>,
+    pub(super) d: Rows<A>,
+    pub(super) p: Rows<A>,
+    pub(super) q: Rows<A>,
+    /// Whether all groups have the same Q, which is there once.
+    pub(super) one_q: bool,
+    pub(super) of_p: Rows<A>,
+    pub(super) of_q: Rows<A>,
+    pub(super) weights: *mut A,
+    pub(super) partial: *mut A,
 }
 
 /// What has to be computed for the destinations.
 #[derive(Clone, Copy)]
-struct Needed {
-    h: bool,
-    of_p: bool,
-    of_q: bool,
-    core: bool,
+pub(super) struct Needed {
+    pub(super) h: bool,
+    pub(super) of_p: bool,
+    pub(super) of_q: bool,
+    pub(super) core: bool,
 }
 
 impl<T: Element> General<'_, T> {
@@ -66,7 +69,8 @@ impl<T: Element> General<'_, T> {
         let [_, _, rc] = self.block.ranks();
         let [ld_h, ld_p, ld_q] = blocks.ld;
         let (rows, partials) = (blocks.rows(), blocks.rows().div_ceil(PART) * ld_h);
-        let [da, db, dc] = [wanted.a.take(), wanted.b.take(), wanted.c.take()].map(|to| to.map(To::matrix));
+        let [da, db, dc] =
+            [&mut wanted.a, &mut wanted.b, &mut wanted.c].map(|to| again(to, true)).map(|to| to.map(To::matrix));
         let needed = Needed {
             h: da.is_some(),
             of_p: inputs.z.iter().any(Option::is_some) || db.is_some(),
@@ -101,6 +105,7 @@ impl<T: Element> General<'_, T> {
                 d: Rows::new(d, ld_h),
                 p: Rows::new(p, ld_p),
                 q: Rows::new(q, ld_q),
+                one_q: false,
                 of_p: Rows::new(if own_p == 0 { q } else { of_p }, ld_p),
                 of_q: Rows::new(if own_q == 0 { p } else { of_q }, ld_q),
                 weights,
@@ -187,7 +192,7 @@ impl<T: Element> General<'_, T> {
     }
 
     /// H, the gradients of P and Q, and that of a dense core.
-    unsafe fn dense_back(
+    pub(super) unsafe fn dense_back(
         &self,
         cores: &Cores<'_, T>,
         arrays: &Arrays<T::Accumulator>,
@@ -200,12 +205,12 @@ impl<T: Element> General<'_, T> {
         // SAFETY: rows of scratch that are read only until the layers below have returned, or written only.
         unsafe {
             if needed.h {
-                self.dense(cores, [arrays.h, arrays.p, arrays.q], [groups, each])?;
+                self.dense(cores, [arrays.h, arrays.p, arrays.q], ([groups, each], arrays.one_q))?;
             }
-            let (p, q) = (arrays.p.view([groups, rb]), arrays.q.groups([groups, each, rc]));
+            let (p, q) = (arrays.p.view([groups, rb]), arrays.q.groups([groups, each, rc], arrays.one_q));
             if needed.of_p || needed.of_q {
                 cores.each(self.context, |(from, outputs), layer| {
-                    let d = arrays.d.groups([groups, each, ra]).slice(2, from..from + outputs)?;
+                    let d = arrays.d.groups([groups, each, ra], false).slice(2, from..from + outputs)?;
                     let later = from > 0;
                     let of_p = |add| matrix_of(arrays.of_p, [groups, rb]).map(|to| Gradient { to, add });
                     let z = needed.of_p.then(|| of_p(later || !first_rows)).transpose()?;
@@ -223,15 +228,16 @@ impl<T: Element> General<'_, T> {
             }
             let Some(Gradient { to, add }) = to else { return Ok(()) };
             // Rows of P for each row of Q.
-            let (d, q) = (arrays.d.view([groups * each, ra]), arrays.q.view([groups * each, rc]));
+            let d = arrays.d.view([groups * each, ra]);
             if each == 1 {
+                let q = rows_of(q, super::batch::Run { group: 0, m: 0, rows: groups, at: 0 });
                 let weights = Weights::<T::Accumulator>::new(&self.context, d, p, q);
                 return weights.run(to.reborrow(), *add || !fresh, self.threads);
             }
             for group in 0..groups {
                 let rows = (group * each, each);
                 let p = p.slice(0, group..group + 1)?.broadcast(0, each)?;
-                let weights = Weights::<T::Accumulator>::new(&self.context, d.slice_rows(rows), p, q.slice_rows(rows));
+                let weights = Weights::<T::Accumulator>::new(&self.context, d.slice_rows(rows), p, q.matrix(group));
                 weights.run(to.reborrow(), *add || !fresh || group > 0, self.threads)?;
             }
         }
@@ -239,7 +245,7 @@ impl<T: Element> General<'_, T> {
     }
 
     /// The same of a diagonal core.
-    unsafe fn diagonal_back(
+    pub(super) unsafe fn diagonal_back(
         &self,
         call: &Call<T>,
         arrays: &Arrays<T::Accumulator>,
@@ -249,7 +255,7 @@ impl<T: Element> General<'_, T> {
         to: Option<&mut Gradient<'_, T::Accumulator, 1>>,
     ) -> Result<()> {
         let columns = self.block.ranks()[0];
-        let Arrays { h, d, p, q, of_p, of_q, weights, partial } = *arrays;
+        let Arrays { h, d, p, q, one_q, of_p, of_q, weights, partial } = *arrays;
         let wanted = |used: bool, to: *mut T::Accumulator| if used { to } else { std::ptr::null_mut() };
         let (ld, shared) = (d.ld, self.each() > 1);
         let (rows, pointers) = (groups * each, parallel::Shared::new(partial));
@@ -267,6 +273,11 @@ impl<T: Element> General<'_, T> {
         sums.fill(T::Accumulator::default());
         let part = |start: usize, count: usize, sums: *mut T::Accumulator| {
             let (p_row, p_stride) = if shared { (p.row(start / each), 0) } else { (p.row(start), ld) };
+            let (q_row, q_stride) = match (one_q, shared) {
+                (false, _) => (q.row(start), ld),
+                (true, true) => (q.row(0), ld),
+                (true, false) => (q.row(0), 0),
+            };
             // SAFETY: these rows of scratch, by whole vectors; no other task has them.
             unsafe {
                 (call.table.arithmetic.components)(&Components {
@@ -274,8 +285,8 @@ impl<T: Element> General<'_, T> {
                     columns,
                     p: p_row.cast_const(),
                     p_stride,
-                    q: q.row(start).cast_const(),
-                    q_stride: ld,
+                    q: q_row.cast_const(),
+                    q_stride,
                     d: d.row(start).cast_const(),
                     stride: ld,
                     lambda: constant.get().cast_const(),
@@ -325,7 +336,7 @@ where
 /// # Safety
 ///
 /// The scratch has as many rows as the input, and the destination their columns.
-unsafe fn factor<T: Kernels>(
+pub(super) unsafe fn factor<T: Kernels>(
     call: &Call<T>,
     input: View<'_, T, 2>,
     (lanes, columns): (Rows<T::Acc>, usize),

@@ -9,6 +9,8 @@
 //!   loop 1     rows of these groups
 //! ```
 //!
+//! Where all groups have the same rows of x, as in all pairs, the loops are exchanged, and Q is formed once for all groups.
+//!
 //! The products are those of CP's gradients (gradient/jobs.rs); a dense core is a dense layer of P and Q, with all that its engine
 //! does. Each runs on all threads, and the blocks do not depend on their number, so that neither do the bits. A dense core of f16 or
 //! bf16 meets sums, and is widened for it, as many outputs at a time as take [`CORE_BYTES`].
@@ -110,6 +112,12 @@ impl<'a, T: Element> Cores<'a, T> {
 impl<'a, T: Element> General<'a, T> {
     pub(super) fn each(&self) -> usize {
         self.x.shape()[1]
+    }
+
+    /// Whether all groups have the same rows of x.
+    fn one_x(&self) -> bool {
+        let ([groups, each, _], [stride, ..]) = (self.x.shape(), self.x.strides());
+        groups > 1 && each > 1 && stride == 0
     }
 
     pub(super) fn call(&self) -> Call<T> {
@@ -231,29 +239,46 @@ impl<'a, T: Element> General<'a, T> {
                 self.weights(weights);
                 let (at_once, gates) = (self.sums_at_once(), self.gates(&y));
                 let [needs_p, needs_q] = [1, 2].map(|side| !at_once && (!gates || self.block.factors[side].is_some()));
-                for g in parts(groups, blocks.groups, 1) {
-                    if needs_p {
-                        self.project(&call, 1, self.z.slice_rows(g), p)?;
+                let one_q = self.one_x();
+                let meet = |g: Part, m: Part| {
+                    if gates {
+                        return self.gate([p, q], [g, m], one_q, y);
                     }
+                    let shape = ([g.1, m.1], one_q);
+                    match &cores {
+                        Some(cores) => self.dense(cores, [h, p, q], shape)?,
+                        None if at_once => self.sums(&call, h, [g, m], weights)?,
+                        None => self.diagonal(&call, [h, p, q], shape, weights)?,
+                    }
+                    let columns = if at_once { 1 } else { self.folded(0, h, g.1 * m.1) };
+                    let a = self.block.factors[0].map(View::transpose);
+                    for run in runs(g, m, each, flat) {
+                        let from = (h.from(run.at), [run.rows, columns]);
+                        deliver(&call, from, a, y.rows(run), room)?;
+                    }
+                    Ok(())
+                };
+                let project_z =
+                    |g: Part| if needs_p { self.project(&call, 1, self.z.slice_rows(g), p) } else { Ok(()) };
+                if one_q {
+                    for m in parts(each, blocks.each, 1) {
+                        if needs_q {
+                            self.project(&call, 2, self.x.matrix(0).slice_rows(m), q)?;
+                        }
+                        for g in parts(groups, blocks.groups, 1) {
+                            project_z(g)?;
+                            meet(g, m)?;
+                        }
+                    }
+                    return Ok(());
+                }
+                for g in parts(groups, blocks.groups, 1) {
+                    project_z(g)?;
                     for m in parts(each, blocks.each, 1) {
                         for run in runs(g, m, each, flat).filter(|_| needs_q) {
                             self.project(&call, 2, rows_of(self.x, run), q.from(run.at))?;
                         }
-                        if gates {
-                            self.gate([p, q], [g, m], y)?;
-                            continue;
-                        }
-                        match &cores {
-                            Some(cores) => self.dense(cores, [h, p, q], [g.1, m.1])?,
-                            None if at_once => self.sums(&call, h, [g, m], weights)?,
-                            None => self.diagonal(&call, [h, p, q], [g.1, m.1], weights)?,
-                        }
-                        let columns = if at_once { 1 } else { self.folded(0, h, g.1 * m.1) };
-                        let a = self.block.factors[0].map(View::transpose);
-                        for run in runs(g, m, each, flat) {
-                            let from = (h.from(run.at), [run.rows, columns]);
-                            deliver(&call, from, a, y.rows(run), room)?;
-                        }
+                        meet(g, m)?;
                     }
                 }
             }
@@ -270,11 +295,11 @@ impl<'a, T: Element> General<'a, T> {
         &self,
         cores: &Cores<'_, T>,
         [h, p, q]: [Rows<T::Acc>; 3],
-        [groups, each]: [usize; 2],
+        ([groups, each], one_q): ([usize; 2], bool),
     ) -> Result<()> {
         let [_, rb, rc] = self.block.ranks();
         // SAFETY: the caller's contract.
-        let (p, q) = unsafe { (p.view([groups, rb]), q.groups([groups, each, rc])) };
+        let (p, q) = unsafe { (p.view([groups, rb]), q.groups([groups, each, rc], one_q)) };
         cores.each(self.context, |(from, outputs), layer| {
             let pitch = h.ld as isize;
             // SAFETY: these outputs of rows that nothing else uses.
@@ -305,7 +330,7 @@ impl<'a, T: Element> General<'a, T> {
     /// # Safety
     ///
     /// The scratch has the rows of the factor's side.
-    unsafe fn gate(&self, [p, q]: [Rows<T::Acc>; 2], [g, m]: [Part; 2], y: Sinks<T>) -> Result<()> {
+    unsafe fn gate(&self, [p, q]: [Rows<T::Acc>; 2], [g, m]: [Part; 2], one_q: bool, y: Sinks<T>) -> Result<()> {
         let [_, rb, rc] = self.block.ranks();
         let (mut z, mut x) = (None, None);
         // SAFETY: the caller's contract.
@@ -313,7 +338,7 @@ impl<'a, T: Element> General<'a, T> {
             if self.block.factors[1].is_some() {
                 z = as_stored(p.view([g.1, rb]));
             } else {
-                x = as_stored(q.groups([g.1, m.1, rc]));
+                x = as_stored(q.groups([g.1, m.1, rc], one_q));
             }
         }
         let z = z.unwrap_or_else(|| self.z.slice_rows(g));
@@ -373,7 +398,7 @@ impl<'a, T: Element> General<'a, T> {
         &self,
         call: &Call<T>,
         [h, p, q]: [Rows<T::Acc>; 3],
-        [groups, each]: [usize; 2],
+        ([groups, each], one_q): ([usize; 2], bool),
         weights: *const T::Acc,
     ) -> Result<()> {
         let columns = self.block.ranks()[0];
@@ -382,13 +407,18 @@ impl<'a, T: Element> General<'a, T> {
         for segment in 0..segments {
             by_rows(call, rows, |part| {
                 let at = segment * rows + part.0;
+                let (q_row, q_ld) = match (one_q, each) {
+                    (false, _) => (at, q.ld),
+                    (true, 1) => (0, 0),
+                    (true, _) => (part.0, q.ld),
+                };
                 let p = p.row(segment).wrapping_add(part.0 * ld_p).cast_const();
                 // SAFETY: these rows of scratch, by whole vectors; no other task has them.
                 unsafe {
                     (call.table.arithmetic.hadamard)(&Hadamard {
                         to: h.row(at),
                         to_stride: h.ld,
-                        factors: [(p, ld_p), (q.row(at).cast_const(), q.ld)],
+                        factors: [(p, ld_p), (q.row(q_row).cast_const(), q_ld)],
                         scale: scale.get().cast_const(),
                         rows: part.1,
                         columns,

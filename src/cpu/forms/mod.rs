@@ -7,7 +7,7 @@
 //! | dense core alone | the engines of a dense layer |
 //! | the others | general.rs, backward.rs |
 //!
-//! metric.rs and attention.rs are the one-call helpers.
+//! pairs.rs and generate.rs have all pairs, and the layers that z generates. metric.rs and attention.rs are the one-call helpers.
 //!
 //! Shares are added up in y itself where it is of the type of sums. Of f16 and bf16, rows at a time are added up in scratch.
 
@@ -16,11 +16,15 @@ mod backward;
 mod batch;
 mod gate;
 mod general;
+mod generate;
 mod metric;
+mod pairs;
 mod stage;
 
 pub(crate) use attention::{attend, attend_back};
+pub(super) use generate::{backward_generate, generate};
 pub(crate) use metric::Distances;
+pub(super) use pairs::{backward_pairs, forward_pairs};
 
 use super::cache::parts;
 use super::gradient::jobs::{Call, To};
@@ -272,13 +276,15 @@ pub(super) fn forward_shared<T: Element>(
     Batch::new(layer, z, x)?.forward(sinks)
 }
 
-/// The gradients of a batch. No axis is empty.
+/// The gradients of a batch, and of its `blocks`: those of `wanted` are not looked at. What the blocks' destinations are given again is
+/// added. No axis is empty.
 pub(super) fn backward<T: Element>(
     layer: &Interaction<'_, T>,
     z: View<'_, T, 2>,
     x: View<'_, T, 2>,
     g: View<'_, T, 2>,
     mut wanted: Wanted<'_, T>,
+    blocks: &mut [WantedBlock<'_, T>],
 ) -> Result<()> {
     let batch = Batch::new(layer, z, x.insert_axis())?;
     let (has_u, has_v) = (layer.u.is_some(), layer.v.is_some());
@@ -299,7 +305,7 @@ pub(super) fn backward<T: Element>(
         to.map(|Gradient { to, add }| To::matrix(Gradient { to, add: add || here }))
     };
     let inputs = [later(wanted.z, has_u), later(wanted.x, has_v), later(wanted.tied, has_u || has_v)];
-    blocks_backward(&batch, g.insert_axis(), inputs, wanted.blocks)
+    blocks_backward(&batch, g.insert_axis(), inputs, blocks)
 }
 
 /// The same destination, where there is a share for it.
@@ -332,7 +338,9 @@ pub(super) fn backward_shared<T: Element>(
     super::backward_shared(&linear.along([true; 3]), z, x, g, share)?;
     let of_z = z_to.map(|Gradient { to, add }| To::matrix(Gradient { to, add: add || has_u }));
     let of_x = x_to.map(|Gradient { to, add }| To::batch(Gradient { to, add: add || has_v }));
-    blocks_backward(&batch, g, [of_z, of_x, None], wanted.blocks)
+    blocks_backward(&batch, g, [of_z, of_x, None], wanted.blocks)?;
+    wanted.blocks.iter_mut().for_each(|block| *block = WantedBlock::default());
+    Ok(())
 }
 
 /// The shares of the blocks in the gradients of the inputs, and the gradients of their operands.
@@ -363,6 +371,7 @@ fn blocks_backward<'a, T: Element>(
         } else {
             batch.general(*block).backward(g, &inputs, wanted)?;
         }
+        wanted.later();
         for to in [&mut z, &mut x, &mut tied].into_iter().flatten() {
             to.add = true;
         }
@@ -390,8 +399,9 @@ fn of_plain<T: Element>(
         // SAFETY: the destination's own rows and columns.
         to.map(|to| unsafe { to.gradient([groups, columns]) }).transpose()
     };
-    let (w, diagonal) = (wanted.core.take(), wanted.diagonal.take());
-    let cp = WantedFactors { a: wanted.a.take(), b: wanted.b.take(), c: wanted.c.take(), lambda: diagonal };
+    let WantedBlock { core, diagonal, a, b, c } = wanted;
+    let w = again(core, true);
+    let cp = WantedFactors { a: again(a, true), b: again(b, true), c: again(c, true), lambda: again(diagonal, true) };
     let (z, tied) = (matrix(z, layer.i)?, matrix(tied, layer.i)?);
     if each == 1 {
         let x = matrix(inputs.x[0], layer.j)?;

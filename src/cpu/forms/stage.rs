@@ -49,15 +49,16 @@ impl<A: Copy> Rows<A> {
         unsafe { View::from_raw_parts(self.row(0).cast_const(), [rows, columns], [self.ld as isize, 1]) }
     }
 
-    /// The same as groups of rows.
+    /// The same as groups of rows, or the rows of one for all groups.
     ///
     /// # Safety
     ///
     /// As [`view`](Self::view).
-    pub(super) unsafe fn groups<'a>(&self, [groups, rows, columns]: [usize; 3]) -> View<'a, A, 3> {
+    pub(super) unsafe fn groups<'a>(&self, [groups, rows, columns]: [usize; 3], one: bool) -> View<'a, A, 3> {
         let ld = self.ld as isize;
+        let group = if one { 0 } else { rows as isize * ld };
         // SAFETY: the caller's contract.
-        unsafe { View::from_raw_parts(self.row(0).cast_const(), [groups, rows, columns], [rows as isize * ld, ld, 1]) }
+        unsafe { View::from_raw_parts(self.row(0).cast_const(), [groups, rows, columns], [group, ld, 1]) }
     }
 }
 

@@ -22,7 +22,7 @@ use super::contract::{self, contract};
 use super::output::Sink;
 use super::trilinear::Trilinear;
 use super::{parallel, plan, trilinear};
-use crate::gradients::{Gradient, Wanted, WantedFactors};
+use crate::gradients::{Gradient, Wanted, WantedBlock, WantedFactors};
 use crate::interaction::Core;
 use crate::{Context, Element, Interaction, Result, View};
 use cp::{Destinations, Factors, Side};
@@ -40,7 +40,10 @@ pub(crate) fn backward<T: Element>(
     mut wanted: Wanted<'_, T>,
 ) -> Result<()> {
     if matches!(layer.core, Core::Blocks(_)) {
-        return super::forms::backward(layer, z, x, g, wanted);
+        let blocks = std::mem::take(&mut wanted.blocks);
+        super::forms::backward(layer, z, x, g, wanted, blocks)?;
+        blocks.iter_mut().for_each(|block| *block = WantedBlock::default());
+        return Ok(());
     }
     let context = layer.context()?;
     let n = g.shape()[0];

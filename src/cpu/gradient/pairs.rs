@@ -23,7 +23,7 @@ use crate::cpu::operand::{Cube, Part};
 use crate::cpu::pairs::{GENERATED, Pairs, flat, rows_of};
 use crate::cpu::product::{Block, IN_PLACE_ROWS, Lanes, Product, Target};
 use crate::cpu::simd::Kernels;
-use crate::cpu::{parallel, plan, scratch};
+use crate::cpu::{forms, parallel, plan, scratch};
 use crate::gradients::{Gradient, Wanted};
 use crate::interaction::Core;
 use crate::{Element, Interaction, Result, View};
@@ -39,6 +39,9 @@ pub(crate) fn backward_pairs<T: Element>(
 ) -> Result<()> {
     if g.is_empty() {
         return Ok(());
+    }
+    if matches!(layer.core, Core::Blocks(_)) {
+        return forms::backward_pairs(layer, z, x, g, wanted); // which are not scaled: check_reduced
     }
     let context = layer.context()?;
     let [p, s, t, _] = g.shape();

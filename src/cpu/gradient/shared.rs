@@ -12,7 +12,7 @@ use super::{destinations, factors};
 use crate::cpu::contract::contract;
 use crate::cpu::output::Sink;
 use crate::cpu::trilinear::Trilinear;
-use crate::cpu::{parallel, plan};
+use crate::cpu::{forms, parallel, plan};
 use crate::gradients::{Gradient, Wanted};
 use crate::interaction::Core;
 use crate::{Element, Interaction, Result, View, ViewMut};
@@ -26,7 +26,7 @@ pub(crate) fn backward_shared<T: Element>(
     wanted: Wanted<'_, T, 3>,
 ) -> Result<()> {
     if matches!(layer.core, Core::Blocks(_)) {
-        return crate::cpu::forms::backward_shared(layer, z, x, g, wanted);
+        return forms::backward_shared(layer, z, x, g, wanted);
     }
     let context = layer.context()?;
     let [groups, rows, _] = x.shape();
@@ -86,7 +86,7 @@ pub(crate) fn backward_generate<T: Element>(
     wanted: Wanted<'_, T>,
 ) -> Result<()> {
     if matches!(layer.core, Core::Blocks(_)) {
-        return Err(crate::Error::Unsupported { what: "the layers that sums of blocks generate" });
+        return forms::backward_generate(layer, z, weights, bias, wanted);
     }
     let context = layer.context()?;
     let groups = z.shape()[0];
