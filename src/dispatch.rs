@@ -10,8 +10,6 @@ use crate::{Error, cuda};
 
 /// What is not computed on a CUDA device.
 #[cfg(feature = "cuda")]
-const ALL_PAIRS: &str = "all pairs on a CUDA device";
-#[cfg(feature = "cuda")]
 const GROUPED: &str = "grouped weights on a CUDA device";
 
 enum Engine {
@@ -134,7 +132,7 @@ pub(crate) fn forward_pairs<T: Element>(
     match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
         Engine::Cpu => cpu::forward_pairs(layer, z, x, y),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+        Engine::Cuda(target) => cuda::forward_pairs(&target, layer, z, x, y),
     }
 }
 
@@ -215,15 +213,14 @@ pub(crate) fn backward_pairs<T: Element>(
     wanted: Wanted<'_, T, 3, 3>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), at("g", &g)];
-    match engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])? {
-        Engine::Cpu => {
-            let layer = layer.along([true; 3]);
-            let [p, s, t, _] = g.shape();
-            let rows = p.saturating_mul(s).saturating_mul(t);
-            cpu::backward_pairs(&layer, z, x, g, wanted.nonzero(&layer, rows, &OnHost)?, 1.0)
-        }
+    let engine = engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])?;
+    let layer = &layer.along([true; 3]);
+    let [p, s, t, _] = g.shape();
+    let wanted = wanted.nonzero(layer, p.saturating_mul(s).saturating_mul(t), &engine)?;
+    match engine {
+        Engine::Cpu => cpu::backward_pairs(layer, z, x, g, wanted, 1.0),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+        Engine::Cuda(target) => cuda::backward_pairs(&target, layer, z, x, g, wanted),
     }
 }
 
@@ -265,7 +262,7 @@ pub(crate) fn plan_pairs<T: Element>(layer: &Interaction<'_, T>, sizes: [usize; 
     match engine(layer, &layer.context()?, &[&layer.located()])? {
         Engine::Cpu => cpu::plan_pairs(layer, sizes),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+        Engine::Cuda(target) => cuda::plan_pairs(&target, layer, sizes),
     }
 }
 
@@ -327,7 +324,7 @@ pub(crate) fn forward_pairs_reduced<T: Element>(
     match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
         Engine::Cpu => cpu::forward_pairs_reduced(layer, z, x, y, scale),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+        Engine::Cuda(target) => cuda::forward_pairs_reduced(&target, layer, z, x, y, scale),
     }
 }
 
@@ -340,17 +337,17 @@ pub(crate) fn backward_pairs_reduced<T: Element>(
     scale: f64,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), at("g", &g)];
-    match engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])? {
-        Engine::Cpu => {
-            let layer = layer.along([true; 3]);
-            let [s, t, _] = g.shape();
-            let bias = Wanted::<T, 3, 3> { b: wanted.b.take(), ..Wanted::default() };
-            let bias = bias.nonzero(&layer, s.saturating_mul(t), &OnHost)?;
-            let rows = z.shape()[0].saturating_mul(s).saturating_mul(t);
-            let wanted = wanted.nonzero(&layer, rows, &OnHost)?;
-            cpu::backward_pairs_reduced(&layer, z, x, g, Wanted { b: bias.b, ..wanted }, scale)
-        }
+    let engine = engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])?;
+    let layer = &layer.along([true; 3]);
+    let [s, t, _] = g.shape();
+    // b is there once, also where there are no problems.
+    let bias = Wanted::<T, 3, 3> { b: wanted.b.take(), ..Wanted::default() };
+    let b = bias.nonzero(layer, s.saturating_mul(t), &engine)?.b;
+    let rows = z.shape()[0].saturating_mul(s).saturating_mul(t);
+    let wanted = Wanted { b, ..wanted.nonzero(layer, rows, &engine)? };
+    match engine {
+        Engine::Cpu => cpu::backward_pairs_reduced(layer, z, x, g, wanted, scale),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+        Engine::Cuda(target) => cuda::backward_pairs_reduced(&target, layer, z, x, g, wanted, scale),
     }
 }

@@ -29,7 +29,7 @@ pub(crate) use forms::{Distances, attend, attend_back};
 pub(crate) use gradient::{backward, backward_generate, backward_pairs, backward_pairs_reduced, backward_shared};
 pub(crate) use grouped::{backward_grouped, forward_grouped};
 #[cfg(feature = "cuda")]
-pub(crate) use plan::{counts, shared_algorithm, shared_counts};
+pub(crate) use plan::{counts, pairs_counts, shared_algorithm, shared_counts};
 pub(crate) use plan::{plan, plan_pairs, plan_shared};
 pub(crate) use simd::{Capability, Kernels};
 pub(crate) use tangent::tangent;

@@ -27,6 +27,8 @@ mod operand;
 #[cfg(feature = "cuda")]
 mod operations;
 #[cfg(feature = "cuda")]
+mod pairs;
+#[cfg(feature = "cuda")]
 mod problem;
 #[cfg(feature = "cuda")]
 mod recorder;
@@ -45,3 +47,5 @@ pub(crate) use driver::{check, describe, devices};
 pub(crate) use memory::{Memory, download};
 #[cfg(feature = "cuda")]
 pub(crate) use operations::*;
+#[cfg(feature = "cuda")]
+pub(crate) use pairs::*;

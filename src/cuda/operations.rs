@@ -52,7 +52,7 @@ fn record_forward(
 }
 
 /// A call: its operands are staged, its launches recorded, its results fetched.
-fn call<'a, R>(target: &'a Target, prepare: impl FnOnce(&mut Stage<'a>) -> Result<R>) -> Result<()>
+pub(super) fn call<'a, R>(target: &'a Target, prepare: impl FnOnce(&mut Stage<'a>) -> Result<R>) -> Result<()>
 where
     R: Fn(&mut Recorder<'_>) -> Result<()>,
 {
@@ -185,7 +185,10 @@ pub(crate) fn tangent<T: Element>(
 }
 
 /// Where all gradients go.
-fn outputs<'a, T: Element, const D: usize>(stage: &mut Stage<'a>, wanted: Wanted<'a, T, D>) -> Result<Outputs<D>> {
+pub(super) fn outputs<'a, T: Element, const D: usize, const Z: usize>(
+    stage: &mut Stage<'a>,
+    wanted: Wanted<'a, T, D, Z>,
+) -> Result<Outputs<D, Z>> {
     Ok(Outputs {
         z: stage.wanted(wanted.z)?,
         x: stage.wanted(wanted.x)?,
@@ -315,7 +318,7 @@ pub(crate) fn plan_shared<T: Element>(
     Ok(describe::<T>(target, cpu::shared_algorithm(layer), cpu::shared_counts(layer, groups, rows), planned))
 }
 
-fn describe<T: Element>(
+pub(super) fn describe<T: Element>(
     target: &Target,
     algorithm: Algorithm,
     [flops, bytes]: [u128; 2],

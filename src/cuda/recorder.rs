@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 
 use super::choose::{self, Kernel};
 use super::driver::Gpu;
-use super::launch::{Parameter, launch};
+use super::launch::{Parameter, launch, set};
 use super::memory::Memory;
 use super::problem::{Address, CONTRACTS, Contract, Contracts, GRAMS, Gram, Grams, Hidden, Type, bytes};
 use crate::plan::Launch;
@@ -131,6 +131,15 @@ impl<'a> Recorder<'a> {
             Pass::Count => (ALIGNMENT + first) as Address,
             Pass::Enqueue { scratch, .. } => scratch + first as Address,
         })
+    }
+
+    /// Scratch with one element, which is 1 or another value that the type has.
+    pub(super) fn scalar(&mut self, value: f64, kind: Type) -> Result<Address> {
+        let address = self.scratch(&[1], kind)?;
+        if let Pass::Enqueue { .. } = self.pass {
+            set(self.target, address, value, kind)?;
+        }
+        Ok(address)
     }
 
     pub(super) fn mark(&self) -> usize {
