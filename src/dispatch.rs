@@ -8,10 +8,6 @@ use crate::{Context, Device, Element, Interaction, Plan, Result, Saved, Tangents
 #[cfg(feature = "cuda")]
 use crate::{Error, cuda};
 
-/// What is not computed on a CUDA device.
-#[cfg(feature = "cuda")]
-const GROUPED: &str = "grouped weights on a CUDA device";
-
 enum Engine {
     Cpu,
     #[cfg(feature = "cuda")]
@@ -23,7 +19,7 @@ impl Fill for Engine {
         match self {
             Engine::Cpu => OnHost.zeros(to)?,
             #[cfg(feature = "cuda")]
-            Engine::Cuda(target) => cuda::zeros(target, to)?,
+            Engine::Cuda(target) => target.zeros(to)?,
         }
         Ok(())
     }
@@ -266,17 +262,18 @@ pub(crate) fn plan_pairs<T: Element>(layer: &Interaction<'_, T>, sizes: [usize; 
     }
 }
 
-/// The engine of the first layer's context, for layers that it can read.
-fn grouped<T: Element>(grouped: &Grouped<'_, T>, operands: &[Located]) -> Result<Engine> {
+/// The engine of the first layer's context, for layers and destinations that it can read: sums of blocks decide, if there are any.
+fn grouped<T: Element>(grouped: &Grouped<'_, T>, operands: &[Located], wanted: &[Wanted<'_, T>]) -> Result<Engine> {
     let context = grouped.first.context()?;
-    let found = engine(grouped.first, &context, &[operands, &grouped.first.located()])?;
-    for layer in &grouped.layers[1..] {
-        match found {
-            Engine::Cpu => place::host(layer.located())?,
-            #[cfg(feature = "cuda")]
-            Engine::Cuda(_) => check_in(layer, &context)?,
-        }
-    }
+    let first = grouped.layers.iter().find(|layer| !layer.terms().is_empty()).unwrap_or(grouped.first);
+    let found = engine(first, &context, &[operands, &first.located()])?;
+    let place = match &found {
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(target) if !target.is_staged() => Place::of(context.device())?,
+        _ => Place::HOST,
+    };
+    grouped.layers.iter().try_for_each(|layer| place::all(place, &[&layer.located()]))?;
+    wanted.iter().try_for_each(|of_layer| place::all(place, &[&of_layer.located()]))?;
     Ok(found)
 }
 
@@ -287,10 +284,10 @@ pub(crate) fn forward_grouped<T: Element>(
     x: View<'_, T, 2>,
     y: ViewMut<'_, T, 2>,
 ) -> Result<()> {
-    match grouped(layers, &[at("z", &z), at("x", &x), to("y", &y)])? {
+    match grouped(layers, &[at("z", &z), at("x", &x), to("y", &y)], &[])? {
         Engine::Cpu => cpu::forward_grouped(layers, index, z, x, y),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: GROUPED }),
+        Engine::Cuda(target) => cuda::forward_grouped(&target, layers, index, z, x, y),
     }
 }
 
@@ -302,14 +299,10 @@ pub(crate) fn backward_grouped<T: Element>(
 ) -> Result<()> {
     let dz = wanted.z.as_ref().and_then(|gradient| to("dz", &gradient.to));
     let dx = wanted.x.as_ref().and_then(|gradient| to("dx", &gradient.to));
-    let found = grouped(layers, &[at("z", &z), at("x", &x), at("g", &g), dz, dx])?;
-    for of_layer in wanted.layers.iter() {
-        engine(layers.first, &layers.first.context()?, &[&of_layer.located()])?;
-    }
-    match found {
+    match grouped(layers, &[at("z", &z), at("x", &x), at("g", &g), dz, dx], wanted.layers)? {
         Engine::Cpu => cpu::backward_grouped(layers, index, [z, x, g], wanted),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: GROUPED }),
+        Engine::Cuda(target) => cuda::backward_grouped(&target, layers, index, [z, x, g], wanted),
     }
 }
 

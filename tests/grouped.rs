@@ -4,7 +4,7 @@ mod common;
 
 use common::case::{Case, Form};
 use common::layout::{Embedded, Layout};
-use common::{Random, assert_same, contexts, levels};
+use common::{Random, assert_same, contexts, levels, place, ways};
 use trilinear::{Context, Device, Element, Error, Gradient, Grouped, GroupedWanted, Interaction, Tensor, View, Wanted};
 
 /// Rows, layers.
@@ -42,18 +42,19 @@ fn is_each_rows_own_layer<T: Element>() {
             let cases = layers::<T>(form, count, sizes);
             let laid: Vec<_> = cases.iter().map(|case| case.laid(0)).collect();
             let Rows { z, x, g } = rows::<T>(n, sizes);
-            for context in contexts() {
+            let host: Vec<_> = laid.iter().map(|laid| laid.layer().with_context(contexts()[0])).collect();
+            for context in ways(n * 2 * (i * j * k + (i + j) * k)) {
                 let layers: Vec<_> = laid.iter().map(|laid| laid.layer().with_context(context)).collect();
                 let grouped = Grouped::new(&layers).unwrap();
                 for (which, index) in indices(n, count).into_iter().enumerate() {
-                    let what = format!("{n} rows of {count} {form:?} {} index {which}", context.simd());
+                    let what = format!("{n} rows of {count} {form:?} {} index {which}", place(&context));
                     let row = |values: &[T], row: usize, len: usize| values[row * len..][..len].to_vec();
                     let (mut y, mut dz, mut dx) = (Vec::new(), Vec::new(), Vec::new());
                     for (n, &e) in index.iter().enumerate() {
                         let (z, x, g) = (row(&z, n, i), row(&x, n, j), row(&g, n, k));
                         let (z, x, g) = (View::row(&z), View::row(&x), View::row(&g));
-                        y.extend(layers[e].forward(z, x).unwrap().into_vec());
-                        let gradients = layers[e].backward(z, x, g).unwrap();
+                        y.extend(host[e].forward(z, x).unwrap().into_vec());
+                        let gradients = host[e].backward(z, x, g).unwrap();
                         dz.extend(gradients.z.into_vec());
                         dx.extend(gradients.x.into_vec());
                     }
@@ -67,7 +68,7 @@ fn is_each_rows_own_layer<T: Element>() {
                     let found = grouped.backward(&index, z.view(), x.view(), g.view()).unwrap();
                     plus_zero(found.z.as_slice(), &dz, &what);
                     plus_zero(found.x.as_slice(), &dx, &what);
-                    weights(&layers, &index, [z.view(), x.view(), g.view()], &found.layers, &what);
+                    weights(&host, &index, [z.view(), x.view(), g.view()], &found.layers, &what);
                 }
             }
         }
@@ -150,7 +151,14 @@ fn many_rows_and_threads() {
 fn stacked_gradients() {
     let ([i, j, k, e], n) = ([4, 3, 2, 3], 20);
     let w: Vec<f64> = Random(1).integers(e * k * i * j, 2);
-    let layers = Grouped::layers(View::new(&w, [e, k, i, j]).unwrap()).unwrap();
+    for context in ways(n * i * j * k) {
+        stacked(context, ([i, j, k, e], n), &w);
+    }
+}
+
+fn stacked(context: Context, ([i, j, k, e], n): ([usize; 4], usize), w: &[f64]) {
+    let layers = Grouped::layers(View::new(w, [e, k, i, j]).unwrap()).unwrap();
+    let layers: Vec<_> = layers.into_iter().map(|layer| layer.with_context(context)).collect();
     let grouped = Grouped::new(&layers).unwrap();
     let Rows { z, x, g } = rows::<f64>(n, [i, j, k, 1]);
     let (z, x) = (View::new(&z, [n, i]).unwrap(), View::new(&x, [n, j]).unwrap());

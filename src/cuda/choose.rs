@@ -108,6 +108,9 @@ static HIDDEN_TF32: [Kernel; 2] = [
     kernel("dhidden_tf32_128x64x16_sm80", "hidden_tf32_sm80", [128, 64, 16], [256, 1], [49_152, 0, 0], 4),
 ];
 
+/// The kernel that copies rows.
+pub(super) static ROWS: Kernel = kernel("rows_copy_8x1024x1", "rows", [8, 1024, 1], [256, 4], [0, 0, 0], 4);
+
 /// Tiles of so many problems of rows × lanes. Errors: [`Error::TooLarge`].
 pub(super) fn tiles([batches, rows, lanes]: [i64; 3], [tile_rows, tile_lanes]: [u32; 2]) -> Result<i64> {
     let count =

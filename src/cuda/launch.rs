@@ -8,7 +8,7 @@ use cudarc::driver::sys;
 use super::choose::Kernel;
 use super::driver::{Gpu, is_sticky, reason};
 use super::module;
-use super::problem::{Address, Contracts, Grams, Hidden, Type};
+use super::problem::{Address, Contracts, Copies, Grams, Hidden, Type};
 use super::recorder::Target;
 use crate::{Error, Result};
 
@@ -18,6 +18,7 @@ pub(super) trait Parameter: Copy {}
 impl Parameter for Contracts {}
 impl Parameter for Grams {}
 impl Parameter for Hidden {}
+impl Parameter for Copies {}
 
 /// Enqueues `blocks` blocks of a kernel. Errors: [`Error::Kernel`], [`Error::Launch`], [`Error::Fault`].
 ///
@@ -62,4 +63,15 @@ pub(super) fn set(target: &Target, to: Address, value: f64, kind: Type) -> Resul
         Type::F64 => of_32_bits(bits as u32, 0).and_then(|()| of_32_bits((bits >> 32) as u32, 4)),
     }
     .map_err(|error| target.gpu.error("setting memory", error))
+}
+
+/// Enqueues the copying of numbers to scratch, and waits for it: the host's memory is the caller's again.
+pub(super) fn upload(target: &Target, from: &[u64], to: Address) -> Result<()> {
+    {
+        let _entered = target.gpu.enter()?;
+        // SAFETY: scratch for as many; the wait follows.
+        unsafe { result::memcpy_htod_async(to, from, target.stream as sys::CUstream) }
+            .map_err(|error| target.gpu.error("copying to the device", error))?;
+    }
+    target.gpu.synchronize(target.stream)
 }

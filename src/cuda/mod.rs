@@ -15,6 +15,8 @@ mod driver;
 #[cfg(feature = "cuda")]
 mod gram;
 #[cfg(feature = "cuda")]
+mod grouped;
+#[cfg(feature = "cuda")]
 mod kernels;
 #[cfg(feature = "cuda")]
 mod launch;
@@ -43,6 +45,8 @@ mod tests;
 pub(crate) use absent::{Memory, check, describe, devices, download, synchronize};
 #[cfg(feature = "cuda")]
 pub(crate) use driver::{check, describe, devices};
+#[cfg(feature = "cuda")]
+pub(crate) use grouped::{backward_grouped, forward_grouped};
 #[cfg(feature = "cuda")]
 pub(crate) use memory::{Memory, download};
 #[cfg(feature = "cuda")]

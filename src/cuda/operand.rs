@@ -174,7 +174,7 @@ pub(super) struct Layer {
 }
 
 /// Where gradients go. `D` is the number of axes of x, `Z` that of z.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outputs<const D: usize, const Z: usize = 2> {
     pub(super) z: Option<Output<Z>>,
     pub(super) x: Option<Output<D>>,

@@ -113,7 +113,13 @@ pub(super) fn forward(
                 let z = z.after(0, first);
                 let p = match each {
                     1 => projection(z.groups(), factors.b, layer.i),
-                    _ => projected(for_its_rows(cp::of_groups(recorder, layer, &factors, Batch::plain(groups), z.matrix())?)),
+                    _ => projected(for_its_rows(cp::of_groups(
+                        recorder,
+                        layer,
+                        &factors,
+                        Batch::plain(groups),
+                        z.matrix(),
+                    )?)),
                 };
                 for (first, rows) in rows_of(of_rows, groups, each) {
                     let (batch, mark) = (Batch::groups(groups, rows), recorder.mark());
@@ -392,10 +398,19 @@ pub(super) fn backward_generate(
             (z.after(0, first), weights.after(0, first), bias.after(0, first), to.after(first));
         // Of W′ the rows are (g, k), Q is A, and D = dW′ C.
         let d = projection(weights.grouped(), factors.c, j);
-        let of_c = |h: Matrix| to.cp_c.map(|to| outer(Batch::groups(groups, k), (j, weights.grouped()), (factors.r, h), to));
+        let of_c =
+            |h: Matrix| to.cp_c.map(|to| outer(Batch::groups(groups, k), (j, weights.grouped()), (factors.r, h), to));
         let to_z = to.z.map(|to| (to.to.matrix(), to.add));
         let u = layer.u.map(|u| linear(Cube::matrix(u, 1), k, bias.matrix()));
-        of_components(recorder, (layer, &factors), (Batch::plain(groups), z.matrix()), (d, needed), of_c, (to_z, u), &to)?;
+        of_components(
+            recorder,
+            (layer, &factors),
+            (Batch::plain(groups), z.matrix()),
+            (d, needed),
+            of_c,
+            (to_z, u),
+            &to,
+        )?;
         recorder.release(mark);
     }
     Ok(())

@@ -231,7 +231,7 @@ impl<const D: usize> Compact<D> {
     }
 }
 
-fn allocate<T>(len: usize) -> Result<Vec<T>> {
+pub(super) fn allocate<T>(len: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();
     values.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })?;
     Ok(values)

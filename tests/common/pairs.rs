@@ -65,6 +65,19 @@ impl<T: Element> Pairs<T> {
         reference::backward_pairs(&laid.case.layer(), laid.z.view(), laid.x.view(), laid.g.view()).unwrap()
     }
 
+    /// Of all pairs written out, forward.
+    pub fn flops(&self) -> usize {
+        let ([p, s, t], [_, _, i, j, k, r]) = (self.rows, self.case.sizes);
+        let one = if self.case.form.is_cp() { r * (i + j + k) } else { i * j * k };
+        2 * p * s * t * (one + k * (i + j))
+    }
+
+    /// The sizes and the form, by which a device's cases differ.
+    pub fn classes(&self) -> [usize; 8] {
+        let ([p, s, t], [_, _, i, j, k, r]) = (self.rows, self.case.sizes);
+        [p, s, t, i, j, k, r, self.case.form as usize]
+    }
+
     /// The shape of y.
     pub fn shape(&self) -> [usize; 4] {
         let ([p, s, t], [.., k, _]) = (self.rows, self.case.sizes);

@@ -9,14 +9,14 @@
 //! Each p is a problem of its own; blocks as forward.
 
 use super::{InBlocks, Pairs, Span, ones, row_major};
+use crate::Result;
 use crate::cuda::contract::{Batch, Cube, linear as term, segment};
-use crate::cuda::cp::{self, grouped_rows, input_term, pitch, projected};
+use crate::cuda::cp::{grouped_rows, input_term, pitch, projected};
 use crate::cuda::gram::{outer, total};
 use crate::cuda::operand::{Factors, Form, Matrix, Operand, Output, Outputs};
 use crate::cuda::problem::{Contract, Projection, Rows, bytes};
 use crate::cuda::recorder::Recorder;
 use crate::cuda::shared::{in_groups, needed_of_components, of_components, of_groups};
-use crate::Result;
 
 /// All that are wanted, those of W times `scale`.
 pub(super) fn backward(recorder: &mut Recorder<'_>, pairs: Pairs, to: &Outputs<3, 3>, scale: f64) -> Result<()> {
@@ -128,15 +128,8 @@ fn of_cp(
             d = projected(grouped_rows(address, pitch, layer.k, kind));
         }
         let rows_of_z = (of_z.rows_of_z(), of_z.z.grouped());
-        let h = of_components(
-            recorder,
-            (layer, factors),
-            rows_of_z,
-            (d, needed),
-            |_| None,
-            (rows(to_z.z), None),
-            &to_z,
-        )?;
+        let h =
+            of_components(recorder, (layer, factors), rows_of_z, (d, needed), |_| None, (rows(to_z.z), None), &to_z)?;
         for span in blocks.of_x(span).filter(|_| with_h) {
             let (pairs, to, mark) = (pairs.part(span), part(to, span), recorder.mark());
             let (batch, [_, _, t]) = (pairs.rows_of_x(), pairs.sizes);
@@ -191,8 +184,7 @@ impl Pairs {
         } else {
             ([k, s], [g_k, g_s], [w_k, w_s])
         };
-        let weights =
-            Cube { address: weights.address, a: w_d, b: of_w[0], c: of_w[1], batch: w_p, kind: weights.kind };
+        let weights = Cube { address: weights.address, a: w_d, b: of_w[0], c: of_w[1], batch: w_p, kind: weights.kind };
         let g = Operand { address: self.y.address, strides: [g_p, g_t, of_g[1]], kind: self.y.kind };
         let sum = segment(weights, lengths, None, (g.batches(), of_g[0]));
         recorder.contract(&[Contract::new(Batch::plain(t), d, p).plus(Some(sum)).scaled(scale).to(to, add)])

@@ -67,7 +67,11 @@ impl Pairs {
             for t in Blocks::new(t, half(of_x).saturating_add(row))?.iter() {
                 let whole = self.part(Span { p: (0, m), s, t });
                 let mark = recorder.mark();
-                let to = if kept { Pairs { sizes: [1, s.1, t.1], ..whole }.scratch(recorder, [s.1, t.1, k])? } else { whole.y };
+                let to = if kept {
+                    Pairs { sizes: [1, s.1, t.1], ..whole }.scratch(recorder, [s.1, t.1, k])?
+                } else {
+                    whole.y
+                };
                 for p in problems.iter() {
                     let (part, mark) = (self.part(Span { p, s, t }), recorder.mark());
                     let sum = part.of_problems(recorder, scale)?;
