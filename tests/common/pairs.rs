@@ -68,7 +68,11 @@ impl<T: Element> Pairs<T> {
     /// Of all pairs written out, forward.
     pub fn flops(&self) -> usize {
         let ([p, s, t], [_, _, i, j, k, r]) = (self.rows, self.case.sizes);
-        let one = if self.case.form.is_cp() { r * (i + j + k) } else { i * j * k };
+        let one = match self.case.form {
+            Form::Dense => i * j * k,
+            Form::Linear => 0,
+            Form::Cp | Form::CpLambda => r * (i + j + k),
+        };
         2 * p * s * t * (one + k * (i + j))
     }
 
