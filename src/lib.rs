@@ -92,6 +92,7 @@ mod place;
 mod plan;
 mod prepared;
 pub mod presets;
+mod random;
 pub mod reference;
 mod saved;
 mod tangent;
