@@ -95,6 +95,7 @@ pub mod presets;
 mod random;
 pub mod reference;
 mod saved;
+mod strides;
 mod tangent;
 mod tensor;
 mod view;
