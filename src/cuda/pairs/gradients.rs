@@ -66,8 +66,8 @@ fn rows(to: Option<Output<3>>) -> Option<(Matrix, bool)> {
 fn dense(recorder: &mut Recorder<'_>, pairs: &Pairs, to: &Outputs<3, 3>, scale: Option<Matrix>) -> Result<()> {
     let layer = &pairs.layer;
     let is_dense = matches!(layer.form, Form::Dense(_));
-    let gradient = to.w.is_some() || (is_dense && to.z.is_some());
-    if !gradient && !(is_dense && to.x.is_some()) {
+    let (gradient, back) = (to.w.is_some() || (is_dense && to.z.is_some()), is_dense && to.x.is_some());
+    if !gradient && !back {
         return Ok(());
     }
     let row = layer.k.saturating_mul(layer.j).saturating_mul(bytes(layer.kinds[1]));
