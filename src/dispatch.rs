@@ -268,9 +268,9 @@ fn grouped<T: Element>(grouped: &Grouped<'_, T>, operands: &[Located], wanted: &
     let first = grouped.layers.iter().find(|layer| !layer.terms().is_empty()).unwrap_or(grouped.first);
     let found = engine(first, &context, &[operands, &first.located()])?;
     let place = match &found {
+        Engine::Cpu => Place::HOST,
         #[cfg(feature = "cuda")]
-        Engine::Cuda(target) if !target.is_staged() => Place::of(context.device())?,
-        _ => Place::HOST,
+        Engine::Cuda(target) => target.place()?,
     };
     grouped.layers.iter().try_for_each(|layer| place::all(place, &[&layer.located()]))?;
     wanted.iter().try_for_each(|of_layer| place::all(place, &[&of_layer.located()]))?;

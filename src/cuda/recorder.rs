@@ -12,6 +12,7 @@ use super::memory::Memory;
 use super::problem::{
     Address, CONTRACTS, COPIES, Contract, Contracts, Copies, GRAMS, Gram, Grams, Hidden, RowCopy, Type, bytes,
 };
+use crate::place::Place;
 use crate::plan::Launch;
 use crate::{Context, Error, Result};
 
@@ -32,9 +33,9 @@ impl Target {
         Ok(Target { gpu: Gpu::get(ordinal)?, stream, tf32, staged, context: *context })
     }
 
-    /// Whether the operands are on the host.
-    pub(crate) fn is_staged(&self) -> bool {
-        self.staged
+    /// Where the operands are.
+    pub(crate) fn place(&self) -> Result<Place> {
+        if self.staged { Ok(Place::HOST) } else { Place::of(self.gpu.device()) }
     }
 
     /// Enqueues an operation. The workspace is this call's until all of it is in the stream.
