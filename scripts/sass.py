@@ -97,7 +97,7 @@ def occupancy(arch, registers, shared, threads):
     per_warp = (registers * 32 + 255) // 256 * 256
     blocks = min(65536 // (per_warp * threads // 32), THREADS[arch] // threads, 32)
     reserved = 0 if arch == 75 else 1024
-    blocks = min(blocks, SHARED[arch] * 1024 // (shared + reserved))
+    blocks = min(blocks, SHARED[arch] * 1024 // max(shared + reserved, 1))
     return blocks, blocks * threads / THREADS[arch]
 
 

@@ -5,7 +5,9 @@ mod common;
 use common::case::{Case, Form};
 use common::layout::{Embedded, Layout};
 use common::{Random, assert_same, contexts, levels, place, ways};
-use trilinear::{Context, Device, Element, Error, Gradient, Grouped, GroupedWanted, Interaction, Tensor, View, Wanted};
+use trilinear::{
+    Block, Context, Device, Element, Error, Gradient, Grouped, GroupedWanted, Interaction, Tensor, View, Wanted,
+};
 
 /// Rows, layers.
 const SIZES: [[usize; 2]; 8] = [[0, 1], [1, 1], [7, 3], [40, 5], [9, 40], [700, 2], [1100, 1], [530, 3]];
@@ -186,6 +188,30 @@ fn stacked(context: Context, ([i, j, k, e], n): ([usize; 4], usize), w: &[f64]) 
     grouped.backward_into(&index, z, x, g, to).unwrap();
     let expected: Vec<f64> = all.z.as_slice().iter().map(|dz| dz + 1.0).collect();
     assert_eq!(dz.as_slice(), expected);
+}
+
+/// Layers of any form beside each other, one of them a sum of blocks, wherever that is computed.
+#[test]
+fn forms_beside_each_other() {
+    let w = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+    let blocks = [Block::diagonal(View::vector(&w[..2]))];
+    let layers = [
+        Interaction::dense(View::new(&w, [2, 2, 2]).unwrap()).unwrap(),
+        Interaction::blocks(&blocks).unwrap(),
+        Interaction::linear(2, 2, 2).unwrap().with_u(View::new(&w[..4], [2, 2]).unwrap()).unwrap(),
+    ];
+    let (z, x) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 1.0, 2.0, 1.0, 3.0, 1.0]);
+    let (z, x) = (View::new(&z, [3, 2]).unwrap(), View::new(&x, [3, 2]).unwrap());
+    for context in ways(0) {
+        let layers = layers.map(|layer| layer.with_context(context));
+        let y = Grouped::new(&layers).unwrap().forward(&[1, 2, 0], z, x).unwrap();
+        assert_eq!(
+            y.as_slice(),
+            [1.0, 4.0, 11.0, 25.0, 5.0 * 5.0 + 6.0 * 13.0, 5.0 * 21.0 + 6.0 * 29.0],
+            "{}",
+            place(&context)
+        );
+    }
 }
 
 #[test]
