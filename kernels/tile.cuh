@@ -14,6 +14,7 @@
 template <class T, int BM, int BN, int BK, int TM, int TN>
 struct Threads {
     static constexpr int V = VECTOR<T>, ROWS = TM, COLUMNS = TN, W = V;  // accumulators; lanes of a vector
+    static constexpr int WRITTEN = W;                                 // those of a vector that is written
     static constexpr int TX = BN / TN, TY = BM / TM, COUNT = TX * TY;
     static constexpr int ROW_VECTORS = TM / V, LANE_VECTORS = TN / V;
     static_assert(TX % 8 == 0 && TY % 4 == 0, "whole warps of 4 by 8");
@@ -27,6 +28,8 @@ struct Threads {
     // Where the thread's rows lie, and its vectors of lanes begin.
     __device__ __forceinline__ int row(int m) const { return m / V * (BM / ROW_VECTORS) + ty * V + m % V; }
     __device__ __forceinline__ int lane(int vector) const { return vector * (BN / LANE_VECTORS) + tx * V; }
+    __device__ __forceinline__ int written_lane(int vector) const { return lane(vector); }
+    __device__ __forceinline__ void join(T (&)[WRITTEN]) const {}
 
     // `q` and `w`: where the tiles begin in `shared`, multiples of P.
     template <template <class, int, int> class Layout>
