@@ -81,6 +81,9 @@ static GRAM_BF16: [Kernel; 1] =
     [kernel("gram_bf16_128x128x32_sm80", "gram_bf16_sm80", [128, 128, 32], [256, 1], [49_152, 0, 0], 4)];
 static GRAM_TF32: [Kernel; 1] =
     [kernel("gram_tf32_128x128x16_sm80", "gram_tf32_sm80", [128, 128, 16], [256, 1], [32_768, 0, 0], 4)];
+/// f16 or bf16 with f32.
+static GRAM_TF32X2: [Kernel; 1] =
+    [kernel("gram_tf32x2_128x128x16_sm80", "gram_tf32x2_sm80", [128, 128, 16], [256, 1], [49_152, 0, 0], 4)];
 static GRAM_F64: [Kernel; 1] = [kernel("gram_f64_64x64x16", "gram_f64", [64, 64, 16], [256, 2], [32_768, 0, 0], 8)];
 /// Forward, and for gradients.
 static HIDDEN_F32: [Kernel; 2] = [
@@ -183,8 +186,11 @@ fn contractions(target: &Target, problems: &[Contract], rows: i64) -> &'static [
 
 /// What kernels/contract_split.cuh takes.
 fn in_two_parts(s: &Segment) -> bool {
-    let narrow = |kind| matches!(kind, Type::F16 | Type::Bf16);
-    s.slices == 1 && s.p == 0 && narrow(s.w_type) && (s.q_type == Type::F32 || narrow(s.q_type))
+    s.slices == 1 && s.p == 0 && is_narrow(s.w_type) && (s.q_type == Type::F32 || is_narrow(s.q_type))
+}
+
+fn is_narrow(kind: Type) -> bool {
+    matches!(kind, Type::F16 | Type::Bf16)
 }
 
 /// The kernel for contractions of one launch, whose `splits` and `resident` are set.
@@ -274,9 +280,19 @@ fn sums(target: &Target, problems: &[Gram]) -> &'static [Kernel] {
         &GRAM_BF16
     } else if target.tf32 && all(Type::F32) {
         &GRAM_TF32
+    } else if TF32X2.contains(&target.gpu.capability) && are_in_two_parts(problems) {
+        &GRAM_TF32X2
     } else {
         &GRAM_F32
     }
+}
+
+/// What kernels/gram_split.cuh takes: with products, not sums of q alone.
+fn are_in_two_parts(problems: &[Gram]) -> bool {
+    let takes = |p: &Gram| {
+        p.p == 0 && (p.s == 0 || is_narrow(p.s_type)) && (p.q_type == Type::F32 || is_narrow(p.q_type))
+    };
+    problems.iter().all(takes) && problems.iter().any(|p| p.s != 0)
 }
 
 /// The kernel for sums over the batch of one launch, whose `splits` are set.
