@@ -432,6 +432,32 @@ fn cp_keeps_its_hidden_layer() {
     }
 }
 
+/// And so have the gradients of its factors: dA = gᵀH of rows whose H differ in the last of these bits, with either sign.
+#[test]
+fn cp_gradients_keep_the_hidden_layer() {
+    /// (1, δ)·B and (1, δ)·C are P = Q = 1 + δ, (1, 2δ)·B and (1, 0)·C are 1 + 2δ and 1: H = 1 + 2δ + δ², 1 + 2δ.
+    fn check<T: Element>(context: Context, size: i32) {
+        let [one, zero, delta, twice] = [1.0, 0.0, 2f64.powi(-11), 2f64.powi(-10)].map(T::from_f64);
+        let [c, g] = [2f64.powi(-size), 2f64.powi(size)].map(T::from_f64);
+        let n = 20;
+        let (z, x) = ([one, delta, one, twice].repeat(n / 2), [one, delta, one, zero].repeat(n / 2));
+        let g = [g, T::from_f64(-g.to_f64())].repeat(n / 2);
+        let (a, b, c) = ([one], [one; 2], [c; 2]);
+        let matrix = |values, rows, columns| View::new(values, [rows, columns]).unwrap();
+        let layer = Interaction::cp(matrix(&a, 1, 1), matrix(&b, 2, 1), matrix(&c, 2, 1)).unwrap();
+        let found = layer.with_context(context).backward(matrix(&z, n, 2), matrix(&x, n, 2), matrix(&g, n, 1)).unwrap();
+        let da = found.cp.unwrap().a.as_slice()[0].to_f64();
+        assert_eq!(da, 10.0 * 2f64.powi(-22), "{} 2^-{size}", T::DTYPE);
+    }
+    let Some(context) = cuda() else { return };
+    for size in [0, 10] {
+        check::<trilinear::f16>(context, size);
+    }
+    for size in [0, 60, 115] {
+        check::<trilinear::bf16>(context, size);
+    }
+}
+
 /// The ends of f32, and what is beyond.
 #[test]
 fn cp_of_extremes() {
