@@ -9,6 +9,7 @@
 //! small that every sum is exact.
 
 #[path = "../src/bin/trilinear/baselines/mod.rs"]
+#[allow(dead_code, reason = "of the benchmark `forms`")]
 mod baselines;
 #[path = "../src/bin/trilinear/forms.rs"]
 #[allow(dead_code, reason = "of the benchmark `forms`, and of the command")]

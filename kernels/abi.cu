@@ -2,6 +2,7 @@
 #include <cstddef>
 
 #include "problem.cuh"
+#include "rows.cuh"
 
 #define AT(type, field) uint32_t(offsetof(type, field))
 
@@ -14,6 +15,8 @@ extern "C" __device__ uint32_t abi[] = {
     sizeof(Grams),
     sizeof(Projection),
     sizeof(Hidden),
+    sizeof(RowCopy),
+    sizeof(Copies),
     AT(Segment, w),
     AT(Segment, w_a),
     AT(Segment, w_batch),
@@ -114,4 +117,18 @@ extern "C" __device__ uint32_t abi[] = {
     AT(Hidden, out_dp),
     AT(Hidden, out_dq),
     AT(Hidden, out_dl),
+    AT(RowCopy, n),
+    AT(RowCopy, columns),
+    AT(RowCopy, index),
+    AT(RowCopy, from),
+    AT(RowCopy, from_row),
+    AT(RowCopy, from_column),
+    AT(RowCopy, to),
+    AT(RowCopy, to_row),
+    AT(RowCopy, to_column),
+    AT(RowCopy, type),
+    AT(RowCopy, scatter),
+    AT(RowCopy, add),
+    AT(Copies, blocks),
+    AT(Copies, count),
 };

@@ -3,17 +3,9 @@
 //
 //   w: f16 or bf16; q: f32, f16 or bf16; segments of one slice, without p; bias, out: f32, f16, bf16; any strides
 //
-// q of f32 must not be rounded to 16 bits, an error of 2⁻¹² or 2⁻⁹, and f16 has not its range. All is multiplied in
-// tf32, which has 11 bits and the exponents of f32, so that w is exact. q is hi + lo/2¹¹:
-//
-//   hi   the nearest tf32: |q − hi| is at most 2⁻¹¹ of q's power of two
-//   lo   (q − hi)·2¹¹ to the nearest tf32, which is as large as q where q is small: nothing of it underflows
-//
-// q − hi has at most 12 bits, so |q − hi − lo/2¹¹| ≤ 2⁻²³|q|: two roundings of f32. The products are exact in f32. hi and
-// lo have sums of their own, so that no sum has more terms than the depth, and are added at the end, one rounding more.
-// The bound of CP counts I + J + R + 4 roundings on a term's way, of which the exact products of P, Q and y leave three
-// unused (a first term is added to zero), so these three are paid for. Where hi's sum is infinite or no number, so is the
-// result: 0·∞ of lo does not count.
+// All is multiplied in tf32, in which w is exact and q is in two parts: two_parts.cuh. The bound of CP counts I + J + R + 4
+// roundings on a term's way, of which the exact products of P, Q and y leave three unused (a first term is added to
+// zero), so the parts' three are paid for.
 //
 // A block makes 128 rows n by 128 lanes a with 8 warps of 64 by 32, in steps of 16 c, which go through registers, where
 // they are converted and split.
@@ -22,8 +14,8 @@
 //
 //   registers: 2 × 64 sums, 24 fragments, 16 staged, addresses: one block of 8 warps an SM
 #pragma once
-#include "mma_tile.cuh"
 #include "segments.cuh"
+#include "two_parts.cuh"
 
 struct ContractSplitTile {
     static constexpr int BM = 128, BN = 128, BK = 16, COUNT = 256;
@@ -36,17 +28,6 @@ struct ContractSplitTile {
     float sums[Grid::ROWS][Grid::COLUMNS], low[Grid::ROWS][Grid::COLUMNS];
     Grid grid;
     unsigned char* shared;
-
-    __device__ static __forceinline__ void split(float q, uint32_t& hi, uint32_t& lo) {
-        constexpr uint32_t EXPONENT = 0x7f800000, LEADING = 0xffffe000;
-        uint32_t bits = __float_as_uint(q);
-        hi = tf32(bits);
-        // Infinite, no number, or so large that rounding would make it infinite: cut.
-        bool cut = (hi & EXPONENT) == EXPONENT;
-        if (cut) hi = bits & LEADING;
-        float rest = (bits & ~0x80000000) == EXPONENT ? 0 : (q - __uint_as_float(hi)) * 2048;
-        lo = cut ? __float_as_uint(rest) & LEADING : tf32(__float_as_uint(rest));
-    }
 
     template <bool ALONG_ROWS>
     __device__ __forceinline__ void multiply(const unsigned char* tile, bool both) {
@@ -127,11 +108,6 @@ struct ContractSplitTile {
         shared = dynamic;
         zero(low);
         sum_segments(*this, c, place);
-#pragma unroll
-        for (int m = 0; m < Grid::ROWS; m++)
-#pragma unroll
-            for (int n = 0; n < Grid::COLUMNS; n++)
-                if (fabsf(sums[m][n]) < __uint_as_float(0x7f800000))
-                    sums[m][n] = fmaf(low[m][n], 1.0f / 2048, sums[m][n]);
+        add_low(sums, low);
     }
 };

@@ -11,7 +11,7 @@
 //
 // Rounding a to 16 bits instead would cost an error of 2⁻⁹ of Σ|s p q| for bf16; the accuracy promised is that of f32.
 // Where s or p is absent a is an operand as it is, and one part suffices. A product that is infinite or no number is
-// in the first part.
+// in the first part, and the second part, mostly zero, is not multiplied by a q that is infinite.
 //
 //   shared, twice:   a  PARTS × [BK][128]     q  [BK][128]      8 KB each, as in mma_stage.cuh "along rows"
 //
@@ -46,7 +46,8 @@ struct GramMmaTile {
                 make_uint2(__byte_perm(bits[0], bits[1], 0x7632), __byte_perm(bits[2], bits[3], 0x7632));
     }
 
-    __device__ __forceinline__ void store(const Load& operands, unsigned char* tile, int parts) {
+    // True: this thread's q has infinities, which the second part must not meet.
+    __device__ __forceinline__ bool store(const Load& operands, unsigned char* tile, int parts) {
         constexpr uint32_t LEADING = KIND == Kind::TF32 ? 0xffffe000 : 0xffff0000;
         const float infinity = __uint_as_float(0x7f800000);
         unsigned char* to_a = tile + thread_at(Load::a_row(0), Load::m());
@@ -70,6 +71,7 @@ struct GramMmaTile {
                 put(to_a + Stage::BYTES + l * Load::A_ROWS * Stage::PITCH, second);
             }
         }
+        bool infinite = false;
         unsigned char* to_q = tile + PARTS * Stage::BYTES + thread_at(Load::q_row(0), Load::j());
 #pragma unroll
         for (int l = 0; l < Load::Q_LOADS; l++) {
@@ -77,12 +79,23 @@ struct GramMmaTile {
             uint32_t bits[V];
             operands.lanes(l, v);
 #pragma unroll
-            for (int e = 0; e < V; e++) bits[e] = PARTS == 1 ? tf32(__float_as_uint(v[e])) : __float_as_uint(v[e]);
+            for (int e = 0; e < V; e++) {
+                bits[e] = PARTS == 1 ? tf32(__float_as_uint(v[e])) : __float_as_uint(v[e]);
+                infinite |= fabsf(v[e]) == infinity;
+            }
             put(to_q + l * Load::Q_ROWS * Stage::PITCH, bits);
         }
+        return infinite && parts == 2;
+    }
+    // Zeros for what is infinite.
+    __device__ static __forceinline__ uint32_t finite(uint32_t word) {
+        if (KIND == Kind::TF32) return (word & 0x7fffffff) == 0x7f800000 ? 0 : word;
+        if ((word & 0x7fff) == 0x7f80) word &= 0xffff0000;
+        if ((word & 0x7fff0000) == 0x7f800000) word &= 0xffff;
+        return word;
     }
 
-    __device__ __forceinline__ void multiply(const unsigned char* tile, int parts) {
+    __device__ __forceinline__ void multiply(const unsigned char* tile, int parts, bool infinite) {
         const int a_at = Stage::lane_a(grid.first_row()), b_at = Stage::lane_b(grid.first_lane());
         uint32_t b[2][Grid::NT / 2][4];
 #pragma unroll
@@ -92,6 +105,14 @@ struct GramMmaTile {
                 Stage::fragment_b(b[s][n], tile + PARTS * Stage::BYTES, b_at, s, n * 16);
 #pragma unroll 1
         for (int part = 0; part < parts; part++) {
+            if (part && infinite) {
+#pragma unroll
+                for (int s = 0; s < 2; s++)
+#pragma unroll
+                    for (int n = 0; n < Grid::NT / 2; n++)
+#pragma unroll
+                        for (int i = 0; i < 4; i++) b[s][n][i] = finite(b[s][n][i]);
+            }
 #pragma unroll
             for (int s = 0; s < 2; s++) {
                 uint32_t a[Grid::MT][4];
@@ -108,15 +129,13 @@ struct GramMmaTile {
         Load operands(g, place);
         const int parts = PARTS == 2 && g.s && g.p ? 2 : 1;
         operands.load(place.lo * BK);
-        store(operands, dynamic, parts);
-        __syncthreads();
+        bool infinite = __syncthreads_or(store(operands, dynamic, parts));
         int half = 0;
         for (int64_t step = place.lo; step < place.hi; step++, half ^= 1) {
             bool more = step + 1 < place.hi;
             if (more) operands.load((step + 1) * BK);
-            multiply(dynamic + half * HALF, parts);
-            if (more) store(operands, dynamic + (half ^ 1) * HALF, parts);
-            __syncthreads();
+            multiply(dynamic + half * HALF, parts, infinite);
+            infinite = __syncthreads_or(more && store(operands, dynamic + (half ^ 1) * HALF, parts));
         }
     }
 };

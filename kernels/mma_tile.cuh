@@ -1,13 +1,19 @@
 // The inner loop on tensor cores: t[rows][lanes] += q[row][c] · w[lane][c] over one step of 64 bytes of depth.
 //
 // A warp makes MT by NT tiles of 16 rows by 8 lanes, ACROSS warps lie side by side. Of a tile a thread has two adjacent
-// lanes of a row, and of the row eight further: t[2·MT][2·NT], in vectors of 2 lanes.
+// lanes of a row, and of the row eight further: t[2·MT][2·NT], in vectors of 2 lanes. To be written, two threads exchange
+// such vectors, so that each has four adjacent lanes: the four threads of a row then write 32 bytes of 16-bit results, a
+// sector, and not half of two.
+//
+//           lanes 0..7     8..15                    0..3  4..7  8..11  12..15
+//   thread  0 0 1 1 2 2 3 3   0 0 1 1 2 2 3 3   →    0     2      1      3
 #pragma once
 #include "mma_stage.cuh"
 
 template <int ACROSS, int MT_, int NT_>
 struct Warps {
     static constexpr int MT = MT_, NT = NT_, ROWS = 2 * MT, COLUMNS = 2 * NT, W = 2;
+    static constexpr int WRITTEN = 4;  // lanes of a vector that is written
 
     // Of the warp.
     __device__ static __forceinline__ int first_row() { return threadIdx.x / 32 / ACROSS * (MT * 16); }
@@ -17,6 +23,18 @@ struct Warps {
         return first_row() + m / 2 * 16 + m % 2 * 8 + threadIdx.x % 32 / 4;
     }
     __device__ static __forceinline__ int lane(int vector) { return first_lane() + vector * 8 + threadIdx.x % 4 * 2; }
+    __device__ static __forceinline__ int written_lane(int vector) {
+        return first_lane() + vector * 16 + threadIdx.x % 2 * 8 + threadIdx.x % 4 / 2 * 4;
+    }
+    // Of vectors 2·l and 2·l + 1 to written vector l; all threads of the warp at once.
+    __device__ static __forceinline__ void join(float (&v)[WRITTEN]) {
+        const bool odd = threadIdx.x % 2;
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            float other = __shfl_xor_sync(~0u, odd ? v[e] : v[2 + e], 1);
+            v[e] = odd ? other : v[e], v[2 + e] = odd ? v[2 + e] : other;
+        }
+    }
 
     // All tiles, for fragments of one 32 bytes of depth; b of two tiles each.
     template <Kind KIND>

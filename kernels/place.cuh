@@ -67,7 +67,7 @@ __device__ __forceinline__ void run(const Problems& all) {
     if (problem.splits > 1 && !sum_splits<Tile::COUNT>(tile.sums, problem.partial, problem.arrived, place.tile,
                                                        place.tiles, place.split, problem.splits))
         return;
-    constexpr int W = Tile::Grid::W;
+    constexpr int W = Tile::Grid::WRITTEN;
     bool vectors = output_vectors<W>(problem);
     for_each_vector(tile.grid, tile.sums, [&](int row, int lane, auto& v) {
         write(problem, place, place.first_row + row, place.first_lane + lane, vectors, v);

@@ -19,10 +19,11 @@ __device__ __forceinline__ void next_row(T (&t)[TM][TN]) {
         for (int n = 0; n < TN; n++) t[m][n] = t[m + 1][n];
 }
 
-// The accumulators of a thread, row by row, in vectors of W adjacent lanes: use(row, lane, v). `Grid` says where they lie.
+// The sums of a thread, row by row, in vectors of adjacent lanes as they are written: use(row, lane, v). `Grid` says where
+// they lie.
 template <class Grid, class T, int ROWS, int COLUMNS, class Use>
 __device__ __forceinline__ void for_each_vector(const Grid& grid, T (&t)[ROWS][COLUMNS], Use use) {
-    constexpr int W = Grid::W;
+    constexpr int W = Grid::WRITTEN;
 #pragma unroll 1
     for (int row = 0; row < ROWS; row++, next_row(t)) {
 #pragma unroll
@@ -30,7 +31,8 @@ __device__ __forceinline__ void for_each_vector(const Grid& grid, T (&t)[ROWS][C
             T v[W];
 #pragma unroll
             for (int e = 0; e < W; e++) v[e] = t[0][l * W + e];
-            use(grid.row(row), grid.lane(l), v);
+            grid.join(v);
+            use(grid.row(row), grid.written_lane(l), v);
         }
     }
 }
@@ -38,7 +40,7 @@ __device__ __forceinline__ void for_each_vector(const Grid& grid, T (&t)[ROWS][C
 // The second stage of a depth that is cut into `splits`: every block leaves its sums in partial[split][tile], and the
 // block that arrives last adds them up, in the order of the splits: the same bits whichever block that is. No float is
 // added to atomically; the one atomic counts arrivals. Each thread reads back what the same thread of other blocks
-// wrote.
+// wrote; its own it still has.
 //
 // False: another block will finish this tile. SIZE: accumulators of a tile.
 template <int THREADS, class T, int ROWS, int COLUMNS>
@@ -64,14 +66,20 @@ __device__ __forceinline__ bool sum_splits(T (&tile_sums)[ROWS][COLUMNS], void* 
     __syncthreads();
     if (!last) return false;
     __threadfence();
+    T own[COUNT];
 #pragma unroll
-    for (int e = 0; e < COUNT; e++) sums[e] = 0;
+    for (int e = 0; e < COUNT; e++) own[e] = sums[e], sums[e] = 0;
     for (int s = 0; s < splits; s++) {
         const T* from = mine + (s * tiles + tile) * SIZE;
 #pragma unroll
         for (int e = 0; e < COUNT / V; e++) {
             T v[V];
-            load_vector(v, from + e * V * THREADS);
+            if (s == split) {
+#pragma unroll
+                for (int i = 0; i < V; i++) v[i] = own[e * V + i];
+            } else {
+                load_vector(v, from + e * V * THREADS);
+            }
 #pragma unroll
             for (int i = 0; i < V; i++) sums[e * V + i] += v[i];
         }

@@ -14,6 +14,7 @@
 template <class T, int BM, int BN, int BK, int TM, int TN>
 struct Threads {
     static constexpr int V = VECTOR<T>, ROWS = TM, COLUMNS = TN, W = V;  // accumulators; lanes of a vector
+    static constexpr int WRITTEN = W;                                 // those of a vector that is written
     static constexpr int TX = BN / TN, TY = BM / TM, COUNT = TX * TY;
     static constexpr int ROW_VECTORS = TM / V, LANE_VECTORS = TN / V;
     static_assert(TX % 8 == 0 && TY % 4 == 0, "whole warps of 4 by 8");
@@ -27,6 +28,8 @@ struct Threads {
     // Where the thread's rows lie, and its vectors of lanes begin.
     __device__ __forceinline__ int row(int m) const { return m / V * (BM / ROW_VECTORS) + ty * V + m % V; }
     __device__ __forceinline__ int lane(int vector) const { return vector * (BN / LANE_VECTORS) + tx * V; }
+    __device__ __forceinline__ int written_lane(int vector) const { return lane(vector); }
+    __device__ __forceinline__ void join(T (&)[WRITTEN]) const {}
 
     // `q` and `w`: where the tiles begin in `shared`, multiples of P.
     template <template <class, int, int> class Layout>
@@ -37,16 +40,20 @@ struct Threads {
         static_assert(LANE_VECTORS == 1 || BN / LANE_VECTORS % W::P == 0, "a thread's vectors share a swizzle");
         // Some 512 FMAs at a time: enough to load ahead of use, and a body that stays in the instruction cache.
         constexpr int GROUPS = BK / V, WHOLE = 512 / (TM * TN * V), UNROLL = WHOLE < GROUPS / 2 ? WHOLE : GROUPS / 2;
-        q += row(0), w += lane(0);
+        // All in bytes, which leave nothing to be scaled in the loop.
+        constexpr int SIZE = sizeof(T);
+        const char* tiles = reinterpret_cast<const char*>(shared);
+        q = (q + row(0)) * SIZE, w = (w + lane(0)) * SIZE;
 #pragma unroll 1
         for (int part = 0; part < BK; part += UNROLL * V) {
             // The swizzle of part + c is that of both exchanged: one operation a group, the rest is in the loads'
             // offsets.
-            int q_part = (q ^ Q::swizzle(part)) + part * BM, w_part = (w ^ W::swizzle(part)) + part * BN;
+            int q_part = (q ^ Q::swizzle(part) * SIZE) + part * BM * SIZE;
+            int w_part = (w ^ W::swizzle(part) * SIZE) + part * BN * SIZE;
 #pragma unroll
             for (int c = 0; c < UNROLL * V; c++) {
-                const T* q_row = shared + (q_part ^ Q::swizzle(c)) + c * BM;
-                const T* w_lane = shared + (w_part ^ W::swizzle(c)) + c * BN;
+                auto q_row = reinterpret_cast<const T*>(tiles + (q_part ^ Q::swizzle(c) * SIZE)) + c * BM;
+                auto w_lane = reinterpret_cast<const T*>(tiles + (w_part ^ W::swizzle(c) * SIZE)) + c * BN;
                 T a[ROW_VECTORS][V], b[LANE_VECTORS][V];
 #pragma unroll
                 for (int v = 0; v < ROW_VECTORS; v++) load_vector(a[v], q_row + v * (BM / ROW_VECTORS));

@@ -11,7 +11,7 @@ cores' is taken whole, since one of their instructions lasts many cycles.
 # TFLOP/s of FFMA, of bf16 and of tf32 with f32 sums, GB/s: NVIDIA's data sheets (A100 SXM 80 GB, H100 SXM, GeForce RTX 4090).
 GPUS = {"A100": (19.5, 312, 156, 2039), "H100": (66.9, 989, 494, 3352), "RTX 4090": (82.6, 165.2, 82.6, 1008)}
 # Share of FFMA in the inner loops of contract_f32_128x128x16 and contract_f32_16x128x32 (sm_80).
-LARGE, FEW = 0.919, 0.848
+LARGE, FEW = 0.919, 0.850
 SHAPES = [
     (1, 256, 256, 256),
     (32, 256, 256, 256),

@@ -54,9 +54,16 @@ LAUNCHES = [
     ("y, split", ["--shape", "16,64,128,128", *FORWARD], 0),
     ("y, split", ["--shape", "1,64,128,128", *FORWARD], 0),
     ("dW, split", ["--shape", "8192,16,128,8", *BACKWARD, "w"], 0),
+    ("dW, split", ["--shape", "8192,16,128,8", *BACKWARD, "w", "--dtype", "bf16"], 0),
+    # Fewer multiprocessors, which fewer parts fill.
+    ("y, split, of 4 SMs", ["--shape", "128,64,128,128", *FORWARD], 0),
+    ("y, split, of 2 SMs", ["--shape", "128,64,128,128", *FORWARD, "--dtype", "bf16"], 0),
+    ("y, split, of 4 SMs", ["--shape", "64,128,64,64", *FORWARD, "--dtype", "f64"], 0),
+    # A depth for which shared memory has no room.
+    ("y, x does not stay", ["--shape", "64,4,128,64", *FORWARD, "--dtype", "f64"], 0),
     *(
         (what, ["--shape", f"{n},64,64,64,64", "--form", "cp", "--dtype", dtype, *options], index)
-        for dtype, n in (("f32", 64), ("f64", 32))
+        for dtype, n in (("f32", 64), ("f16", 128), ("bf16", 128), ("f64", 32))
         for what, options, index in [
             ("H", FORWARD, 0),
             ("y = HAᵀ", FORWARD, 1),
@@ -76,8 +83,11 @@ def launch(driver, what, options, index):
     command = [ROOT / "target/release/trilinear", "bench", "--device", "cuda:0", "--json", *options]
     if "--form" not in options:
         command += ["--form", "dense"]
-    capability = "7.5" if what.endswith("sm_75") else "8.0"
-    environment = {**os.environ, "LD_LIBRARY_PATH": driver, "SIMULATED_CUDA_CAPABILITY": capability}
+    device = {"CAPABILITY": "7.5" if what.endswith("sm_75") else "8.0"}
+    if what.endswith(" SMs"):
+        device["MULTIPROCESSORS"] = what.split()[-2]
+    simulated = {f"SIMULATED_CUDA_{name}": value for name, value in device.items()}
+    environment = {**os.environ, "LD_LIBRARY_PATH": driver, **simulated}
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     return json.loads(output)["launches"][index]
 

@@ -8,12 +8,6 @@ use crate::{Context, Device, Element, Interaction, Plan, Result, Saved, Tangents
 #[cfg(feature = "cuda")]
 use crate::{Error, cuda};
 
-/// What is not computed on a CUDA device.
-#[cfg(feature = "cuda")]
-const ALL_PAIRS: &str = "all pairs on a CUDA device";
-#[cfg(feature = "cuda")]
-const GROUPED: &str = "grouped weights on a CUDA device";
-
 enum Engine {
     Cpu,
     #[cfg(feature = "cuda")]
@@ -25,7 +19,7 @@ impl Fill for Engine {
         match self {
             Engine::Cpu => OnHost.zeros(to)?,
             #[cfg(feature = "cuda")]
-            Engine::Cuda(target) => cuda::zeros(target, to)?,
+            Engine::Cuda(target) => target.zeros(to)?,
         }
         Ok(())
     }
@@ -134,7 +128,7 @@ pub(crate) fn forward_pairs<T: Element>(
     match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
         Engine::Cpu => cpu::forward_pairs(layer, z, x, y),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+        Engine::Cuda(target) => cuda::forward_pairs(&target, layer, z, x, y),
     }
 }
 
@@ -215,15 +209,14 @@ pub(crate) fn backward_pairs<T: Element>(
     wanted: Wanted<'_, T, 3, 3>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), at("g", &g)];
-    match engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])? {
-        Engine::Cpu => {
-            let layer = layer.along([true; 3]);
-            let [p, s, t, _] = g.shape();
-            let rows = p.saturating_mul(s).saturating_mul(t);
-            cpu::backward_pairs(&layer, z, x, g, wanted.nonzero(&layer, rows, &OnHost)?, 1.0)
-        }
+    let engine = engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])?;
+    let layer = &layer.along([true; 3]);
+    let [p, s, t, _] = g.shape();
+    let wanted = wanted.nonzero(layer, p.saturating_mul(s).saturating_mul(t), &engine)?;
+    match engine {
+        Engine::Cpu => cpu::backward_pairs(layer, z, x, g, wanted, 1.0),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+        Engine::Cuda(target) => cuda::backward_pairs(&target, layer, z, x, g, wanted),
     }
 }
 
@@ -265,21 +258,22 @@ pub(crate) fn plan_pairs<T: Element>(layer: &Interaction<'_, T>, sizes: [usize; 
     match engine(layer, &layer.context()?, &[&layer.located()])? {
         Engine::Cpu => cpu::plan_pairs(layer, sizes),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+        Engine::Cuda(target) => cuda::plan_pairs(&target, layer, sizes),
     }
 }
 
-/// The engine of the first layer's context, for layers that it can read.
-fn grouped<T: Element>(grouped: &Grouped<'_, T>, operands: &[Located]) -> Result<Engine> {
+/// The engine of the first layer's context, for layers and destinations that it can read: sums of blocks decide, if there are any.
+fn grouped<T: Element>(grouped: &Grouped<'_, T>, operands: &[Located], wanted: &[Wanted<'_, T>]) -> Result<Engine> {
     let context = grouped.first.context()?;
-    let found = engine(grouped.first, &context, &[operands, &grouped.first.located()])?;
-    for layer in &grouped.layers[1..] {
-        match found {
-            Engine::Cpu => place::host(layer.located())?,
-            #[cfg(feature = "cuda")]
-            Engine::Cuda(_) => check_in(layer, &context)?,
-        }
-    }
+    let first = grouped.layers.iter().find(|layer| !layer.terms().is_empty()).unwrap_or(grouped.first);
+    let found = engine(first, &context, &[operands, &first.located()])?;
+    let place = match &found {
+        Engine::Cpu => Place::HOST,
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(target) => target.place()?,
+    };
+    grouped.layers.iter().try_for_each(|layer| place::all(place, &[&layer.located()]))?;
+    wanted.iter().try_for_each(|of_layer| place::all(place, &[&of_layer.located()]))?;
     Ok(found)
 }
 
@@ -290,10 +284,10 @@ pub(crate) fn forward_grouped<T: Element>(
     x: View<'_, T, 2>,
     y: ViewMut<'_, T, 2>,
 ) -> Result<()> {
-    match grouped(layers, &[at("z", &z), at("x", &x), to("y", &y)])? {
+    match grouped(layers, &[at("z", &z), at("x", &x), to("y", &y)], &[])? {
         Engine::Cpu => cpu::forward_grouped(layers, index, z, x, y),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: GROUPED }),
+        Engine::Cuda(target) => cuda::forward_grouped(&target, layers, index, z, x, y),
     }
 }
 
@@ -305,14 +299,10 @@ pub(crate) fn backward_grouped<T: Element>(
 ) -> Result<()> {
     let dz = wanted.z.as_ref().and_then(|gradient| to("dz", &gradient.to));
     let dx = wanted.x.as_ref().and_then(|gradient| to("dx", &gradient.to));
-    let found = grouped(layers, &[at("z", &z), at("x", &x), at("g", &g), dz, dx])?;
-    for of_layer in wanted.layers.iter() {
-        engine(layers.first, &layers.first.context()?, &[&of_layer.located()])?;
-    }
-    match found {
+    match grouped(layers, &[at("z", &z), at("x", &x), at("g", &g), dz, dx], wanted.layers)? {
         Engine::Cpu => cpu::backward_grouped(layers, index, [z, x, g], wanted),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: GROUPED }),
+        Engine::Cuda(target) => cuda::backward_grouped(&target, layers, index, [z, x, g], wanted),
     }
 }
 
@@ -327,7 +317,7 @@ pub(crate) fn forward_pairs_reduced<T: Element>(
     match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
         Engine::Cpu => cpu::forward_pairs_reduced(layer, z, x, y, scale),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+        Engine::Cuda(target) => cuda::forward_pairs_reduced(&target, layer, z, x, y, scale),
     }
 }
 
@@ -340,17 +330,17 @@ pub(crate) fn backward_pairs_reduced<T: Element>(
     scale: f64,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), at("g", &g)];
-    match engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])? {
-        Engine::Cpu => {
-            let layer = layer.along([true; 3]);
-            let [s, t, _] = g.shape();
-            let bias = Wanted::<T, 3, 3> { b: wanted.b.take(), ..Wanted::default() };
-            let bias = bias.nonzero(&layer, s.saturating_mul(t), &OnHost)?;
-            let rows = z.shape()[0].saturating_mul(s).saturating_mul(t);
-            let wanted = wanted.nonzero(&layer, rows, &OnHost)?;
-            cpu::backward_pairs_reduced(&layer, z, x, g, Wanted { b: bias.b, ..wanted }, scale)
-        }
+    let engine = engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])?;
+    let layer = &layer.along([true; 3]);
+    let [s, t, _] = g.shape();
+    // b is there once, also where there are no problems.
+    let bias = Wanted::<T, 3, 3> { b: wanted.b.take(), ..Wanted::default() };
+    let b = bias.nonzero(layer, s.saturating_mul(t), &engine)?.b;
+    let rows = z.shape()[0].saturating_mul(s).saturating_mul(t);
+    let wanted = Wanted { b, ..wanted.nonzero(layer, rows, &engine)? };
+    match engine {
+        Engine::Cpu => cpu::backward_pairs_reduced(layer, z, x, g, wanted, scale),
         #[cfg(feature = "cuda")]
-        Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
+        Engine::Cuda(target) => cuda::backward_pairs_reduced(&target, layer, z, x, g, wanted, scale),
     }
 }

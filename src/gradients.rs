@@ -32,9 +32,9 @@ impl<A: Element> Gradient<'_, A, 2> {
 }
 
 impl<A, const D: usize> Gradient<'_, A, D> {
-    /// The same, added to what is there.
-    fn added(&mut self) -> Gradient<'_, A, D> {
-        Gradient::add(self.to.reborrow())
+    /// The same; `add`: added to what is there in any case.
+    fn reborrow(&mut self, add: bool) -> Gradient<'_, A, D> {
+        Gradient { to: self.to.reborrow(), add: add || self.add }
     }
 }
 
@@ -371,18 +371,18 @@ impl<'a, T: Element, const D: usize, const Z: usize> Wanted<'a, T, D, Z> {
         })
     }
 
-    /// A shorter borrow of the gradients of weights, all of them added to what is there.
-    pub(crate) fn added(&mut self) -> Wanted<'_, T, D, Z> {
-        fn of<'b, A, const D: usize>(to: &'b mut Option<Gradient<'_, A, D>>) -> Option<Gradient<'b, A, D>> {
-            to.as_mut().map(Gradient::added)
+    /// A shorter borrow of the gradients of weights; `add`: all of them added to what is there.
+    pub(crate) fn weights(&mut self, add: bool) -> Wanted<'_, T, D, Z> {
+        fn of<'b, A, const D: usize>(to: &'b mut Option<Gradient<'_, A, D>>, add: bool) -> Option<Gradient<'b, A, D>> {
+            to.as_mut().map(|to| to.reborrow(add))
         }
         let WantedFactors { a, b, c, lambda } = &mut self.cp;
         Wanted {
-            w: of(&mut self.w),
-            u: of(&mut self.u),
-            v: of(&mut self.v),
-            b: of(&mut self.b),
-            cp: WantedFactors { a: of(a), b: of(b), c: of(c), lambda: of(lambda) },
+            w: of(&mut self.w, add),
+            u: of(&mut self.u, add),
+            v: of(&mut self.v, add),
+            b: of(&mut self.b, add),
+            cp: WantedFactors { a: of(a, add), b: of(b, add), c: of(c, add), lambda: of(lambda, add) },
             ..Wanted::default()
         }
     }

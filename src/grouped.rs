@@ -91,7 +91,7 @@ impl<'a, T: Element> Grouped<'a, T> {
     }
 
     /// y [N, K] of `z` [N, I] and `x` [N, J], row n by the layer `index[n]`. Errors: [`Error::Index`] for an index that no layer
-    /// has, those of [`Interaction::forward`], and [`Error::Unsupported`] on a CUDA device.
+    /// has, and those of [`Interaction::forward`].
     pub fn forward(&self, index: &[usize], z: View<'_, T, 2>, x: View<'_, T, 2>) -> Result<Tensor<T, 2>> {
         self.check(index, &z, &x)?;
         let mut y = Tensor::zeros([index.len(), self.first.outputs()])?;
@@ -99,8 +99,9 @@ impl<'a, T: Element> Grouped<'a, T> {
         Ok(y)
     }
 
-    /// [`forward`](Self::forward) into `y` [N, K]. After the first call with a shape and an index it allocates nothing.
-    /// Errors: as [`forward`](Self::forward).
+    /// [`forward`](Self::forward) into `y` [N, K]. On the processor, after the first call with a shape and an index, it allocates
+    /// nothing. On a CUDA device the order of the rows is sent to it first, and waited for, unless `index` ascends: only then can
+    /// the call be captured in a graph. Errors: as [`forward`](Self::forward).
     pub fn forward_into(
         &self,
         index: &[usize],

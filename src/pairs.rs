@@ -30,7 +30,7 @@ impl<T: Element> Interaction<'_, T> {
     /// One side is contracted with W first, the one for which that is cheaper, so that it takes P·S·IJK + P·S·T·JK multiply-adds
     /// (or as many with the sides exchanged) and not P·S·T·IJK; what it is contracted to exists only in blocks that fit in cache.
     /// This scores arcs and their labels in biaffine parsers (Dozat and Manning, *Deep Biaffine Attention for Neural Dependency
-    /// Parsing*, ICLR 2017). Errors: [`crate::Error::Shape`] and those of allocation; [`crate::Error::Unsupported`] on a CUDA device.
+    /// Parsing*, ICLR 2017). Errors: [`crate::Error::Shape`] and those of allocation and of the device.
     ///
     /// # Example
     ///
@@ -68,7 +68,7 @@ impl<T: Element> Interaction<'_, T> {
     }
 
     /// What [`forward_pairs`](Self::forward_pairs) does with P problems of S rows of z and T of x each.
-    /// Errors: [`crate::Error::Unsupported`] on a CUDA device.
+    /// Errors: those of [`plan`](Self::plan).
     pub fn plan_pairs(&self, problems: usize, z_rows: usize, x_rows: usize) -> Result<Plan> {
         limit(problems.max(z_rows).max(x_rows))?;
         (T::calls().plan_pairs)(self, [problems, z_rows, x_rows])
@@ -128,8 +128,8 @@ impl<T: Element> Interaction<'_, T> {
     ///
     /// This is the outer-product mean by which AlphaFold 2 makes pairs of residues of an alignment's M sequences (Jumper et al.,
     /// Nature 2021, algorithm 10). Neither Σₘ z⊗x nor zᵀW exists but in blocks that fit in cache: either is formed, what is
-    /// cheaper. Errors: [`Error::Shape`] and those of allocation; [`Error::Unsupported`] of a layer with U or V
-    /// or of a sum of blocks, and on a CUDA device.
+    /// cheaper. Errors: [`Error::Shape`] and those of allocation and of the device; [`Error::Unsupported`] of a layer with U or V, or of
+    /// a sum of blocks.
     ///
     /// # Example
     ///

@@ -7,8 +7,8 @@ use common::cuda::cuda;
 use common::layout::{Embedded, Layout};
 use common::{Cp, Dense, Random, assert_close, assert_exact, assert_same};
 use trilinear::{
-    Context, Device, DeviceTensor, Element, Error, Gradient, Interaction, Saved, Tensor, View, ViewMut, Wanted,
-    WantedFactors, reference,
+    Context, Device, DeviceTensor, Element, Error, Gradient, Grouped, GroupedWanted, Interaction, Reduction, Saved,
+    Tensor, View, ViewMut, Wanted, WantedFactors, reference,
 };
 
 /// A copy on the device.
@@ -142,7 +142,96 @@ impl<T: Element, const D: usize> OnDevice<T, D> {
     }
 }
 
-for_each_dtype!(on_the_device, strided);
+/// All pairs with all operands on the device.
+fn pairs_on_the_device<T: Element>() {
+    let Some(context) = cuda() else { return };
+    let (device, [p, s, t, i, j, k]) = (context.device(), [2, 3, 4, 5, 3, 2]);
+    let data = Dense::<T>::integers([p * s, i, j, k], 3);
+    let (xs, gs): (Vec<T>, Vec<T>) = (Random(5).integers(p * t * j, 2), Random(6).integers(p * s * t * k, 1));
+    let z = View::new(&data.z, [p, s, i]).unwrap();
+    let (x, g) = (View::new(&xs, [p, t, j]).unwrap(), View::new(&gs, [p, s, t, k]).unwrap());
+    let layer = data.layer().with_context(context);
+    let (w, u, v) = (upload(&context, data.w()), upload(&context, data.u()), upload(&context, data.v()));
+    let b = upload(&context, data.b());
+    let there = Interaction::dense(w.view()).unwrap().with_b(b.view()).unwrap().with_context(context);
+    let (core, there) = (there, there.with_u(u.view()).unwrap().with_v(v.view()).unwrap());
+    let expected = layer.forward_pairs(z, x).unwrap();
+    let of_core = data.core().with_b(data.b()).unwrap().with_context(context);
+    let reduced = of_core.forward_pairs_reduced(z, x, Reduction::Sum).unwrap();
+    let gradients = layer.backward_pairs(z, x, g).unwrap();
+    let (z, x, g) = (upload(&context, z), upload(&context, x), upload(&context, g));
+    let mut y = DeviceTensor::<T, 4>::zeros(device, [p, s, t, k]).unwrap();
+    there.forward_pairs_into(z.view(), x.view(), y.view_mut()).unwrap();
+    assert_same(y.to_tensor().unwrap().as_slice(), expected.as_slice(), "y");
+    let mut y = DeviceTensor::<T, 3>::zeros(device, [s, t, k]).unwrap();
+    core.forward_pairs_reduced_into(z.view(), x.view(), Reduction::Sum, y.view_mut()).unwrap();
+    assert_same(y.to_tensor().unwrap().as_slice(), reduced.as_slice(), "reduced");
+    let mut dz = DeviceTensor::<T::Accumulator, 3>::zeros(device, [p, s, i]).unwrap();
+    let mut dx = DeviceTensor::<T::Accumulator, 3>::zeros(device, [p, t, j]).unwrap();
+    let mut dv = DeviceTensor::<T::Accumulator, 2>::zeros(device, [k, j]).unwrap();
+    let wanted = Wanted {
+        z: Some(Gradient::write(dz.view_mut())),
+        x: Some(Gradient::add(dx.view_mut())),
+        v: Some(Gradient::write(dv.view_mut())),
+        ..Wanted::default()
+    };
+    there.backward_pairs_into(z.view(), x.view(), g.view(), wanted).unwrap();
+    assert_same(dz.to_tensor().unwrap().as_slice(), gradients.z.as_slice(), "dz");
+    assert_same(dx.to_tensor().unwrap().as_slice(), gradients.x.as_slice(), "dx");
+    assert_same(dv.to_tensor().unwrap().as_slice(), gradients.v.unwrap().as_slice(), "dv");
+}
+
+/// Layers for each row with all operands on the device; in their order, and in any.
+fn layers_on_the_device<T: Element>() {
+    let Some(context) = cuda() else { return };
+    let (device, [n, i, j, k]) = (context.device(), [11, 9, 8, 3]);
+    let data = Dense::<T>::integers([n, i, j, 2 * k], 3);
+    let (w, z, x) = (View::new(&data.w, [2, k, i, j]).unwrap(), data.z(), data.x());
+    let gs: Vec<T> = Random(6).integers(n * k, 1);
+    let g = View::new(&gs, [n, k]).unwrap();
+    for index in [[0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1], [1, 0, 0, 1, 1, 0, 1, 0, 0, 0, 1], [1; 11]] {
+        let all = |w| {
+            let layers = Grouped::layers(w).unwrap().into_iter();
+            layers.map(|layer| layer.with_context(context)).collect::<Vec<_>>()
+        };
+        let layers = all(w);
+        let expected = Grouped::new(&layers).unwrap().forward(&index, z, x).unwrap();
+        let gradients = Grouped::new(&layers).unwrap().backward(&index, z, x, g).unwrap();
+        let w = upload(&context, w);
+        let layers = all(w.view());
+        let grouped = Grouped::new(&layers).unwrap();
+        let (z, x, g) = (upload(&context, z), upload(&context, x), upload(&context, g));
+        let mut y = DeviceTensor::<T, 2>::zeros(device, [n, k]).unwrap();
+        grouped.forward_into(&index, z.view(), x.view(), y.view_mut()).unwrap();
+        assert_same(y.to_tensor().unwrap().as_slice(), expected.as_slice(), "y");
+        let mut dz = DeviceTensor::<T::Accumulator, 2>::zeros(device, [n, i]).unwrap();
+        let mut dx = DeviceTensor::<T::Accumulator, 2>::zeros(device, [n, j]).unwrap();
+        let mut dw = DeviceTensor::<T::Accumulator, 4>::zeros(device, [2, k, i, j]).unwrap();
+        let of_layers = dw.view_mut().unstack().map(|to| Wanted { w: Some(Gradient::write(to)), ..Wanted::default() });
+        let mut of_layers: Vec<_> = of_layers.collect();
+        let mut z_and_x = |of_layers: &mut [Wanted<'_, T>]| {
+            let wanted = GroupedWanted {
+                z: Some(Gradient::write(dz.view_mut())),
+                x: Some(Gradient::add(dx.view_mut())),
+                layers: of_layers,
+            };
+            grouped.backward_into(&index, z.view(), x.view(), g.view(), wanted).unwrap();
+        };
+        z_and_x(&mut of_layers);
+        // What was wanted still is: again, of dx twice.
+        z_and_x(&mut of_layers);
+        drop(of_layers);
+        assert_same(dz.to_tensor().unwrap().as_slice(), gradients.z.as_slice(), "dz");
+        let twice: Vec<_> =
+            gradients.x.as_slice().iter().map(|dx| T::Accumulator::from_f64(2.0 * dx.to_f64())).collect();
+        assert_same(dx.to_tensor().unwrap().as_slice(), &twice, "dx");
+        let of_layers = gradients.layers.iter().flat_map(|layer| layer.w.as_ref().unwrap().as_slice());
+        let of_layers: Vec<_> = of_layers.copied().collect();
+        assert_same(dw.to_tensor().unwrap().as_slice(), &of_layers, "dw");
+    }
+}
+
+for_each_dtype!(on_the_device, strided, pairs_on_the_device, layers_on_the_device);
 
 /// An operand in the wrong place is named, whatever the call, and nothing is read there.
 #[test]
@@ -190,6 +279,12 @@ fn places() {
         unsafe { View::<f32, 2>::from_device(z.address(), Device::Cuda(5), [n, i], [i as isize, 1]) }.unwrap();
     let error = layer.forward_into(elsewhere, x.view(), y.view_mut());
     assert_eq!(error, wrong("z", device, Device::Cuda(5)));
+    // All of several layers.
+    let layers = [data.core(), layer].map(|layer| layer.with_context(context));
+    let forward =
+        |layers: &[Interaction<'_, f32>], z, x| Grouped::new(layers).unwrap().forward(&[0, 1, 1], z, x).map(drop);
+    assert_eq!(forward(&layers, data.z(), data.x()), on_device("w"));
+    assert_eq!(forward(&layers, z.view(), x.view()), on_host("y"));
     // What was saved on a device is of use there only.
     let cp = Cp::<f32>::uniform([n, i, j, k, 3], 1);
     let mut saved = Saved::default();
@@ -220,6 +315,24 @@ fn plans() {
     let plan = cp.layer().with_context(context).plan(100).unwrap();
     assert_eq!(plan.launches.len(), 2, "{plan}");
     assert!(plan.scratch >= 100 * 5 * 4);
+}
+
+/// As many launches for many problems as for few.
+#[test]
+fn plans_of_pairs() {
+    let Some(context) = cuda() else { return };
+    let [i, j, k] = [20, 30, 4];
+    let data = Dense::<f32>::uniform([1, i, j, k], 1);
+    let cp = Cp::<f32>::uniform([1, i, j, k, 5], 1);
+    for (layer, launches) in [(data.core(), 2), (data.layer(), 3), (data.linear(), 3), (cp.core(), 4), (cp.layer(), 6)]
+    {
+        let plan = |problems| layer.with_context(context).plan_pairs(problems, 6, 7).unwrap();
+        let (few, many) = (plan(2), plan(500));
+        assert_eq!((few.launches.len(), many.launches.len()), (launches, launches), "{many}");
+        assert_eq!(few.device, context.device());
+        let host = layer.with_context(Context::new(Device::Cpu).unwrap()).plan_pairs(500, 6, 7).unwrap();
+        assert_eq!((many.flops, many.bytes, many.algorithm), (host.flops, host.bytes, host.algorithm));
+    }
 }
 
 /// tf32 only where it is allowed: the result is then that of operands rounded to 10 bits of mantissa.
@@ -255,6 +368,10 @@ fn scratch_is_bounded() {
         cp.plan_shared(1 << 10, 1 << 10),
         cp.plan_shared(4, 1 << 18),
         dense.plan_shared(1 << 10, 50),
+        dense.plan_pairs(100, 50, 60),
+        dense.plan_pairs(1, 1 << 12, 1 << 12),
+        cp.plan_pairs(1 << 10, 100, 100),
+        cp.plan_pairs(1, 1 << 12, 1 << 20),
     ];
     for plan in plans.map(Result::unwrap) {
         assert!(plan.scratch <= MOST && plan.launches.len() > 3, "{plan}");
@@ -305,6 +422,32 @@ fn cp_keeps_its_hidden_layer() {
         let layer = Interaction::cp(factor(&a, 1), factor(&b, 2), factor(&c, 2)).unwrap().with_context(context);
         let y = layer.forward(factor(&inputs, n), factor(&inputs, n)).unwrap();
         assert_eq!(y.as_slice(), vec![T::from_f64(2f64.powi(-22)); n], "{} 2^-{size}", T::DTYPE);
+    }
+    let Some(context) = cuda() else { return };
+    for size in [0, 10] {
+        check::<trilinear::f16>(context, size);
+    }
+    for size in [0, 60, 115] {
+        check::<trilinear::bf16>(context, size);
+    }
+}
+
+/// And so have the gradients of its factors: dA = gᵀH of rows whose H differ in the last of these bits, with either sign.
+#[test]
+fn cp_gradients_keep_the_hidden_layer() {
+    /// (1, δ)·B and (1, δ)·C are P = Q = 1 + δ, (1, 2δ)·B and (1, 0)·C are 1 + 2δ and 1: H = 1 + 2δ + δ², 1 + 2δ.
+    fn check<T: Element>(context: Context, size: i32) {
+        let [one, zero, delta, twice] = [1.0, 0.0, 2f64.powi(-11), 2f64.powi(-10)].map(T::from_f64);
+        let [c, g] = [2f64.powi(-size), 2f64.powi(size)].map(T::from_f64);
+        let n = 20;
+        let (z, x) = ([one, delta, one, twice].repeat(n / 2), [one, delta, one, zero].repeat(n / 2));
+        let g = [g, T::from_f64(-g.to_f64())].repeat(n / 2);
+        let (a, b, c) = ([one], [one; 2], [c; 2]);
+        let matrix = |values, rows, columns| View::new(values, [rows, columns]).unwrap();
+        let layer = Interaction::cp(matrix(&a, 1, 1), matrix(&b, 2, 1), matrix(&c, 2, 1)).unwrap();
+        let found = layer.with_context(context).backward(matrix(&z, n, 2), matrix(&x, n, 2), matrix(&g, n, 1)).unwrap();
+        let da = found.cp.unwrap().a.as_slice()[0].to_f64();
+        assert_eq!(da, 10.0 * 2f64.powi(-22), "{} 2^-{size}", T::DTYPE);
     }
     let Some(context) = cuda() else { return };
     for size in [0, 10] {

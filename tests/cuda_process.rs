@@ -9,7 +9,8 @@ use common::cuda::cuda;
 use common::{Cp, Dense, Random, assert_same};
 use cudarc::driver::{result, sys};
 use trilinear::{
-    Context, Device, DeviceTensor, Gradient, Interaction, Result, Tensor, Unavailable, View, Wanted, WantedFactors,
+    Context, Device, DeviceTensor, Gradient, Grouped, Interaction, Result, Tensor, Unavailable, View, Wanted,
+    WantedFactors,
 };
 
 /// Which case a child is to play; unset in the parent.
@@ -54,6 +55,7 @@ fn child() {
         "calls" => println!("= {:?}", calls()),
         "twice" => println!("= {:?} {:?}", calls().map_err(|error| error.to_string()), calls()),
         "capture" => println!("= {:?}", capture()),
+        "capture-pairs" => println!("= {:?}", capture_pairs()),
         "allocations" => println!("= {:?}", allocations()),
         other => panic!("no case {other}"),
     }
@@ -198,6 +200,63 @@ fn capture() -> Result<()> {
     Ok(())
 }
 
+/// All pairs of CP with U and V, whose sum has a constant, captured and run again with another z; layers row by row, whose index
+/// is sent when the call is made, are refused.
+fn capture_pairs() -> Result<()> {
+    let device = Device::Cuda(0);
+    let (context, stream) = (Context::new(device)?, stream());
+    // SAFETY: the stream lives as long as the process.
+    let context = unsafe { context.with_stream(stream.cast()) };
+    let [p, s, t, i, j, k, r] = [2, 3, 4, 5, 3, 2, 3];
+    let cp = Cp::<f32>::integers([p * s, i, j, k, r], 2);
+    let xs: Vec<f32> = Random(3).integers(p * t * j, 2);
+    let (a, b) = (DeviceTensor::from_view(device, cp.a())?, DeviceTensor::from_view(device, cp.b())?);
+    let (c, u) = (DeviceTensor::from_view(device, cp.c())?, DeviceTensor::from_view(device, cp.rest.u())?);
+    let v = DeviceTensor::from_view(device, cp.rest.v())?;
+    let mut z = DeviceTensor::from_view(device, View::new(&cp.rest.z, [p, s, i])?)?;
+    let x = DeviceTensor::from_view(device, View::new(&xs, [p, t, j])?)?;
+    let layer = Interaction::cp(a.view(), b.view(), c.view())?.with_u(u.view())?.with_v(v.view())?;
+    let layer = layer.with_context(context);
+    let mut y = DeviceTensor::<f32, 4>::zeros(device, [p, s, t, k])?;
+    layer.forward_pairs_into(z.view(), x.view(), y.view_mut())?;
+    context.synchronize()?;
+    // SAFETY: the stream's work has run; the graph's operands outlive it.
+    let graph = unsafe {
+        result::stream::begin_capture(stream, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
+        layer.forward_pairs_into(z.view(), x.view(), y.view_mut())?;
+        let graph = result::stream::end_capture(stream).unwrap();
+        let mut exec = std::ptr::null_mut();
+        sys::cuGraphInstantiateWithFlags(&raw mut exec, graph, 0).result().unwrap();
+        exec
+    };
+    let other: Vec<f32> = Random(77).integers(p * s * i, 2);
+    z.copy_from(View::new(&other, [p, s, i])?)?;
+    // SAFETY: as above.
+    unsafe { result::graph::launch(graph, stream).unwrap() };
+    context.synchronize()?;
+    let found = y.to_tensor()?;
+    layer.forward_pairs_into(z.view(), x.view(), y.view_mut())?;
+    context.synchronize()?;
+    assert!(found.as_slice().iter().any(|&value| value != 0.0));
+    assert_same(found.as_slice(), y.to_tensor()?.as_slice(), "replayed");
+
+    let layers = [layer; 2];
+    let grouped = Grouped::new(&layers)?;
+    let (z, x) = (DeviceTensor::from_view(device, cp.rest.z())?, DeviceTensor::from_view(device, cp.rest.x())?);
+    let mut y = DeviceTensor::<f32, 2>::zeros(device, [p * s, k])?;
+    let index = [0, 1, 0, 1, 1, 0];
+    grouped.forward_into(&index, z.view(), x.view(), y.view_mut())?;
+    context.synchronize()?;
+    // SAFETY: as above.
+    unsafe {
+        result::stream::begin_capture(stream, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
+        let refused = grouped.forward_into(&index, z.view(), x.view(), y.view_mut());
+        assert!(matches!(refused, Err(trilinear::Error::Driver { .. })), "{refused:?}");
+        assert!(result::stream::end_capture(stream).is_err());
+    }
+    grouped.forward_into(&index, z.view(), x.view(), y.view_mut())
+}
+
 /// Bytes of the device that are taken by the second and third call of a shape: none.
 fn allocations() -> Result<usize> {
     let device = Device::Cuda(0);
@@ -225,8 +284,9 @@ fn allocations() -> Result<usize> {
 
 #[test]
 fn graphs() {
-    if let Some(answer) = answer("capture", &[]) {
-        assert_eq!(answer, "Ok(())");
+    for case in ["capture", "capture-pairs"] {
+        let Some(answer) = answer(case, &[]) else { return };
+        assert_eq!(answer, "Ok(())", "{case}");
     }
 }
 

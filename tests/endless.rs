@@ -269,7 +269,7 @@ fn contexts_and_layers(context: Context, say: &dyn Fn(String)) {
 
 fn pairs(context: Context, say: &dyn Fn(String)) {
     for [p, s, t, k, i, j] in sizes([&[0, 2, HUGE], &[0, 3, HUGE], &AXIS, &[0, 2, HUGE], &AXIS, &AXIS]) {
-        for form in Form::all() {
+        for form in Form::all().filter(|_| some(context)) {
             let what = |call: &str| {
                 let what = format!("{call}: p {p} s {s} t {t} k {k} i {i} j {j} {form:?} {}", context.simd());
                 say(what.clone());
@@ -278,7 +278,7 @@ fn pairs(context: Context, say: &dyn Fn(String)) {
             let Some(layer) = form.layer(context, [k, i, j]) else { continue };
             let (z, x, g) = (ones([p, s, i]), ones([p, t, j]), ones([p, s, t, k]));
             what("plan_pairs");
-            layer.plan_pairs(p, s, t).unwrap();
+            planned(context, layer.plan_pairs(p, s, t));
             let terms = form.terms(i, j);
             if short(product(&[p, s, t, k]), terms) {
                 written(&what("forward_pairs"), [p, s, t, k], terms, |y| layer.forward_pairs_into(z, x, y));
@@ -393,6 +393,7 @@ fn two_contexts() -> [Context; 2] {
 fn huge_axes_beside_empty_ones_on_a_device() {
     let Some(context) = common::cuda::cuda() else { return };
     watched(move |say| batch(context, say));
+    watched(move |say| pairs(context, say));
 }
 
 #[test]

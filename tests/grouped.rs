@@ -4,8 +4,10 @@ mod common;
 
 use common::case::{Case, Form};
 use common::layout::{Embedded, Layout};
-use common::{Random, assert_same, contexts, levels};
-use trilinear::{Context, Device, Element, Error, Gradient, Grouped, GroupedWanted, Interaction, Tensor, View, Wanted};
+use common::{Random, assert_same, contexts, levels, place, ways};
+use trilinear::{
+    Block, Context, Device, Element, Error, Gradient, Grouped, GroupedWanted, Interaction, Tensor, View, Wanted,
+};
 
 /// Rows, layers.
 const SIZES: [[usize; 2]; 8] = [[0, 1], [1, 1], [7, 3], [40, 5], [9, 40], [700, 2], [1100, 1], [530, 3]];
@@ -41,19 +43,26 @@ fn is_each_rows_own_layer<T: Element>() {
         for form in Form::ALL {
             let cases = layers::<T>(form, count, sizes);
             let laid: Vec<_> = cases.iter().map(|case| case.laid(0)).collect();
+            // A device has no blocks of so few rows.
+            let flops = if n > 100 { usize::MAX } else { n * 2 * (i * j * k + (i + j) * k) };
+            let ways = ways(flops);
+            if ways.is_empty() {
+                continue;
+            }
             let Rows { z, x, g } = rows::<T>(n, sizes);
-            for context in contexts() {
+            let host: Vec<_> = laid.iter().map(|laid| laid.layer().with_context(contexts()[0])).collect();
+            for context in ways {
                 let layers: Vec<_> = laid.iter().map(|laid| laid.layer().with_context(context)).collect();
                 let grouped = Grouped::new(&layers).unwrap();
                 for (which, index) in indices(n, count).into_iter().enumerate() {
-                    let what = format!("{n} rows of {count} {form:?} {} index {which}", context.simd());
+                    let what = format!("{n} rows of {count} {form:?} {} index {which}", place(&context));
                     let row = |values: &[T], row: usize, len: usize| values[row * len..][..len].to_vec();
                     let (mut y, mut dz, mut dx) = (Vec::new(), Vec::new(), Vec::new());
                     for (n, &e) in index.iter().enumerate() {
                         let (z, x, g) = (row(&z, n, i), row(&x, n, j), row(&g, n, k));
                         let (z, x, g) = (View::row(&z), View::row(&x), View::row(&g));
-                        y.extend(layers[e].forward(z, x).unwrap().into_vec());
-                        let gradients = layers[e].backward(z, x, g).unwrap();
+                        y.extend(host[e].forward(z, x).unwrap().into_vec());
+                        let gradients = host[e].backward(z, x, g).unwrap();
                         dz.extend(gradients.z.into_vec());
                         dx.extend(gradients.x.into_vec());
                     }
@@ -67,7 +76,7 @@ fn is_each_rows_own_layer<T: Element>() {
                     let found = grouped.backward(&index, z.view(), x.view(), g.view()).unwrap();
                     plus_zero(found.z.as_slice(), &dz, &what);
                     plus_zero(found.x.as_slice(), &dx, &what);
-                    weights(&layers, &index, [z.view(), x.view(), g.view()], &found.layers, &what);
+                    weights(&host, &index, [z.view(), x.view(), g.view()], &found.layers, &what);
                 }
             }
         }
@@ -150,7 +159,14 @@ fn many_rows_and_threads() {
 fn stacked_gradients() {
     let ([i, j, k, e], n) = ([4, 3, 2, 3], 20);
     let w: Vec<f64> = Random(1).integers(e * k * i * j, 2);
-    let layers = Grouped::layers(View::new(&w, [e, k, i, j]).unwrap()).unwrap();
+    for context in ways(n * i * j * k) {
+        stacked(context, ([i, j, k, e], n), &w);
+    }
+}
+
+fn stacked(context: Context, ([i, j, k, e], n): ([usize; 4], usize), w: &[f64]) {
+    let layers = Grouped::layers(View::new(w, [e, k, i, j]).unwrap()).unwrap();
+    let layers: Vec<_> = layers.into_iter().map(|layer| layer.with_context(context)).collect();
     let grouped = Grouped::new(&layers).unwrap();
     let Rows { z, x, g } = rows::<f64>(n, [i, j, k, 1]);
     let (z, x) = (View::new(&z, [n, i]).unwrap(), View::new(&x, [n, j]).unwrap());
@@ -172,6 +188,30 @@ fn stacked_gradients() {
     grouped.backward_into(&index, z, x, g, to).unwrap();
     let expected: Vec<f64> = all.z.as_slice().iter().map(|dz| dz + 1.0).collect();
     assert_eq!(dz.as_slice(), expected);
+}
+
+/// Layers of any form beside each other, one of them a sum of blocks, wherever that is computed.
+#[test]
+fn forms_beside_each_other() {
+    let w = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+    let blocks = [Block::diagonal(View::vector(&w[..2]))];
+    let layers = [
+        Interaction::dense(View::new(&w, [2, 2, 2]).unwrap()).unwrap(),
+        Interaction::blocks(&blocks).unwrap(),
+        Interaction::linear(2, 2, 2).unwrap().with_u(View::new(&w[..4], [2, 2]).unwrap()).unwrap(),
+    ];
+    let (z, x) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 1.0, 2.0, 1.0, 3.0, 1.0]);
+    let (z, x) = (View::new(&z, [3, 2]).unwrap(), View::new(&x, [3, 2]).unwrap());
+    for context in ways(0) {
+        let layers = layers.map(|layer| layer.with_context(context));
+        let y = Grouped::new(&layers).unwrap().forward(&[1, 2, 0], z, x).unwrap();
+        assert_eq!(
+            y.as_slice(),
+            [1.0, 4.0, 11.0, 25.0, 5.0 * 5.0 + 6.0 * 13.0, 5.0 * 21.0 + 6.0 * 29.0],
+            "{}",
+            place(&context)
+        );
+    }
 }
 
 #[test]

@@ -3,21 +3,15 @@
 mod common;
 
 use common::case::Form;
-use common::pairs::{Pairs, Sizes};
-use common::{assert_close, assert_exact, assert_same, contexts, levels};
+use common::cuda::Pairs as NewSizes;
+use common::pairs::{Pairs, SMALLEST, Sizes};
+use common::{assert_close, assert_exact, assert_same, contexts, levels, place, ways};
 use trilinear::{Algorithm, Context, Device, Element, Error, Interaction, View, ViewMut, reference};
 
 /// [P, S, T, I, J, K, R]: around tiles of rows (4, 6, 12), of lanes (8, 16, 32), depth (64 … 512) and the blocks; 0 and 1.
 fn shapes() -> Vec<Sizes> {
-    let mut shapes = vec![
-        [0, 3, 2, 2, 2, 2, 2],
-        [3, 0, 2, 2, 2, 2, 2],
-        [2, 3, 0, 4, 2, 2, 2],
-        [2, 3, 4, 0, 2, 2, 2],
-        [2, 3, 4, 2, 0, 2, 2],
-        [2, 3, 4, 5, 2, 0, 2],
-        [2, 3, 4, 5, 2, 3, 0],
-        [1, 1, 1, 1, 1, 1, 1],
+    let mut shapes = SMALLEST.to_vec();
+    shapes.extend([
         [1, 5, 7, 3, 4, 1, 2],
         [3, 4, 5, 6, 7, 3, 5],
         [2, 50, 50, 11, 10, 1, 9],
@@ -25,7 +19,7 @@ fn shapes() -> Vec<Sizes> {
         [1, 50, 3, 6, 40, 2, 3],
         [9, 2, 1, 5, 4, 3, 2],
         [40, 1, 3, 5, 4, 2, 2],
-    ];
+    ]);
     if cfg!(miri) {
         return shapes;
     }
@@ -55,15 +49,20 @@ fn shapes() -> Vec<Sizes> {
 }
 
 fn is_the_definition<T: Element>() {
+    let mut new = NewSizes::default();
     for (seed, shape) in shapes().into_iter().enumerate() {
         for form in Form::ALL {
-            for integers in [true, false] {
-                let make = if integers { Pairs::<T>::integers } else { Pairs::uniform };
-                let case = make(form, shape, seed as u64);
+            let integers = Pairs::<T>::integers(form, shape, seed as u64);
+            let ways = ways(new.flops(&integers.classes(), integers.flops()));
+            if ways.is_empty() {
+                continue;
+            }
+            let uniform = Pairs::uniform(form, shape, seed as u64);
+            for (case, integers) in [(integers, true), (uniform, false)] {
                 let case = if (seed + form as usize).is_multiple_of(3) { case.core() } else { case };
                 let exact = case.exact();
-                for context in contexts() {
-                    let what = format!("{form:?} {shape:?} {} {}", T::DTYPE, context.simd());
+                for &context in &ways {
+                    let what = format!("{form:?} {shape:?} {} {}", T::DTYPE, place(&context));
                     let y = case.forward(context, 0, &what);
                     if integers { assert_exact(&y, &exact, &what) } else { assert_close(&y, &exact, &what) }
                 }
@@ -74,13 +73,13 @@ fn is_the_definition<T: Element>() {
 
 /// Inputs, weights and y of any layout. Where only y and the inputs are, the bits are the same.
 fn strided<T: Element>() {
-    for shape in [[3, 5, 7, 9, 4, 6, 3], [2, 17, 40, 8, 33, 1, 9], [4, 8, 16, 16, 8, 13, 5]] {
+    for shape in [[2, 3, 4, 5, 3, 2, 3], [3, 5, 7, 9, 4, 6, 3], [2, 17, 40, 8, 33, 1, 9], [4, 8, 16, 16, 8, 13, 5]] {
         for form in Form::ALL {
             let case = Pairs::<T>::uniform(form, shape, 4);
             let exact = case.exact();
-            for context in contexts() {
+            for context in ways(case.flops()) {
                 for layout in 0..8 {
-                    let what = format!("{form:?} {shape:?} layout {layout} {}", context.simd());
+                    let what = format!("{form:?} {shape:?} layout {layout} {}", place(&context));
                     assert_close(&case.forward(context, layout, &what), &exact, &what);
                 }
                 let plain = case.forward(context, 0, "plain");
@@ -91,7 +90,7 @@ fn strided<T: Element>() {
                 laid.layer().with_context(context).forward_pairs_into(laid.z.view(), laid.x.view(), to).unwrap();
                 let permuted = View::new(&y, [p, k, s, t]).unwrap().permute([0, 2, 3, 1]).unwrap();
                 let permuted = trilinear::Tensor::from_view(permuted).unwrap();
-                assert_same(permuted.as_slice(), &plain, &format!("permuted {form:?} {shape:?} {}", context.simd()));
+                assert_same(permuted.as_slice(), &plain, &format!("permuted {form:?} {shape:?} {}", place(&context)));
             }
         }
     }
@@ -99,8 +98,10 @@ fn strided<T: Element>() {
 
 /// The batch of all pairs written out, in integers.
 fn is_the_expanded_batch<T: Element>() {
-    let shape @ [p, s, t, i, j, k, _] = [3, 6, 9, 7, 10, 4, 5];
-    for form in Form::ALL {
+    for (shape @ [p, s, t, i, j, k, _], form) in [[3, 6, 9, 7, 10, 4, 5], [2, 3, 4, 5, 3, 2, 3]]
+        .into_iter()
+        .flat_map(|shape| Form::ALL.map(|form| (shape, form)))
+    {
         let case = Pairs::<T>::integers(form, shape, 3);
         let laid = case.laid(0);
         let (mut z, mut x) = (Vec::new(), Vec::new());
@@ -108,29 +109,30 @@ fn is_the_expanded_batch<T: Element>() {
             z.extend_from_slice(&case.case.z[pair / t * i..][..i]);
             x.extend_from_slice(&case.x[(pair / (s * t) * t + pair % t) * j..][..j]);
         }
-        for context in contexts() {
+        for context in ways(case.flops()) {
             let layer = laid.layer().with_context(context);
             let (z, x) = (View::new(&z, [p * s * t, i]).unwrap(), View::new(&x, [p * s * t, j]).unwrap());
             let batch = layer.forward(z, x).unwrap();
             let pairs = layer.forward_pairs(laid.z.view(), laid.x.view()).unwrap();
             assert_eq!(pairs.shape(), [p, s, t, k]);
-            assert_same(pairs.as_slice(), batch.as_slice(), &format!("{form:?} {}", context.simd()));
+            assert_same(pairs.as_slice(), batch.as_slice(), &format!("{form:?} {}", place(&context)));
         }
     }
 }
 
 /// One problem for all, one row for all: strides of 0.
 fn broadcast<T: Element>() {
-    let [p, s, t, i, j] = [3, 7, 5, 6, 9];
-    for form in Form::ALL {
+    for ([p, s, t, i, j], form) in
+        [[3, 7, 5, 6, 9], [2, 3, 2, 5, 4]].into_iter().flat_map(|shape| Form::ALL.map(|form| (shape, form)))
+    {
         let case = Pairs::<T>::integers(form, [p, s, t, i, j, 2, 4], 3);
         let laid = case.laid(0);
         let z = View::strided(&case.case.z, 0, [p, s, i], [0, i as isize, 1]).unwrap();
         let x = View::strided(&case.x, 0, [p, t, j], [(t * j) as isize, 0, 1]).unwrap();
         let exact = reference::forward_pairs(&laid.layer(), z, x).unwrap();
-        for context in contexts() {
+        for context in ways(case.flops()) {
             let y = laid.layer().with_context(context).forward_pairs(z, x).unwrap();
-            assert_exact(y.as_slice(), &exact, &format!("{form:?} {}", context.simd()));
+            assert_exact(y.as_slice(), &exact, &format!("{form:?} {}", place(&context)));
         }
     }
 }

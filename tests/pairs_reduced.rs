@@ -3,23 +3,17 @@
 mod common;
 
 use common::case::Form;
+use common::cuda::Pairs as NewSizes;
 use common::layout::{Embedded, Layout};
-use common::pairs::{Pairs, Sizes};
-use common::{Random, assert_close, assert_exact, assert_same, contexts, levels};
+use common::pairs::{Pairs, SMALLEST, Sizes};
+use common::{Random, assert_close, assert_exact, assert_same, levels, place, ways};
 use trilinear::reference::{self, Reference};
 use trilinear::{Context, Device, Element, Error, Gradient, Reduction, Tensor, View, Wanted};
 
 /// [M, S, T, I, J, K, R]: with many outputs and problems outer products are cheaper, with few the contraction of either side.
 fn shapes() -> Vec<Sizes> {
-    let mut shapes = vec![
-        [0, 3, 2, 2, 2, 2, 2],
-        [3, 0, 2, 2, 2, 2, 2],
-        [2, 3, 0, 4, 2, 2, 2],
-        [2, 3, 4, 0, 2, 2, 2],
-        [2, 3, 4, 2, 0, 2, 2],
-        [2, 3, 4, 5, 2, 0, 2],
-        [2, 3, 4, 5, 2, 3, 0],
-        [1, 1, 1, 1, 1, 1, 1],
+    let mut shapes = SMALLEST.to_vec();
+    shapes.extend([
         [9, 4, 5, 3, 2, 7, 2],
         [40, 3, 20, 6, 7, 33, 3],
         [7, 20, 3, 9, 17, 1, 2],
@@ -27,7 +21,7 @@ fn shapes() -> Vec<Sizes> {
         [3, 70, 2, 4, 5, 1, 3],
         [30, 10, 60, 8, 8, 20, 1],
         [600, 2, 3, 4, 5, 6, 2],
-    ];
+    ]);
     if cfg!(miri) {
         return shapes;
     }
@@ -56,19 +50,27 @@ fn check<T: Element>(y: &[T], exact: &Reference, integers: bool, what: &str) {
 }
 
 fn is_the_definition<T: Element>() {
+    let mut new = NewSizes::default();
     for (seed, shape @ [_, s, t, _, _, k, _]) in shapes().into_iter().enumerate() {
         for (form, integers) in Form::ALL.into_iter().flat_map(|form| [(form, true), (form, false)]) {
             let case = case::<T>(form, shape, seed, integers);
+            // Integers and other numbers on a device both.
+            let mut classes = case.classes();
+            classes[7] = 2 * classes[7] + usize::from(integers);
+            let ways = ways(new.flops(&classes, case.flops()));
+            if ways.is_empty() {
+                continue;
+            }
             let (laid, b) = (case.laid(0), View::vector(&case.case.b));
             let layer = if seed % 2 == 0 { laid.layer() } else { laid.layer().with_b(b).unwrap() };
             // The mean of integers is not exact.
             let reduction = if integers { Reduction::Sum } else { REDUCTIONS[seed % 2] };
             let exact = reference::forward_pairs_reduced(&layer, laid.z.view(), laid.x.view(), reduction).unwrap();
-            for context in contexts() {
+            for context in ways {
                 let mut y = Embedded::output([s, t, k], Layout::all()[seed % 8].1);
                 let layer = layer.with_context(context);
                 layer.forward_pairs_reduced_into(laid.z.view(), laid.x.view(), reduction, y.view_mut()).unwrap();
-                let what = format!("{form:?} {shape:?} {} {}", T::DTYPE, context.simd());
+                let what = format!("{form:?} {shape:?} {} {}", T::DTYPE, place(&context));
                 check(&y.finish(&what), &exact, integers, &what);
             }
         }
@@ -77,10 +79,12 @@ fn is_the_definition<T: Element>() {
 
 /// The sum of all pairs; weights, inputs and y of any layout.
 fn is_the_sum_of_all_pairs<T: Element>() {
-    for shape @ [m, s, t, _, _, k, _] in [[6, 5, 4, 3, 7, 20, 3], [5, 20, 3, 9, 6, 1, 2], [3, 2, 9, 17, 5, 2, 2]] {
+    for shape @ [m, s, t, _, _, k, _] in
+        [[6, 5, 4, 3, 7, 20, 3], [5, 20, 3, 9, 6, 1, 2], [3, 2, 9, 17, 5, 2, 2], [5, 2, 3, 2, 3, 9, 2]]
+    {
         for form in [Form::Dense, Form::Cp] {
             let case = case::<T>(form, shape, 3, true);
-            for context in contexts() {
+            for context in ways(case.flops()) {
                 let all = case.forward(context, 0, "all");
                 let sums: Vec<f64> =
                     (0..s * t * k).map(|at| (0..m).map(|m| all[m * s * t * k + at].to_f64()).sum()).collect();
@@ -91,7 +95,7 @@ fn is_the_sum_of_all_pairs<T: Element>() {
                     let layer = laid.layer().with_context(context);
                     let (z, x) = (laid.z.view(), laid.x.view());
                     layer.forward_pairs_reduced_into(z, x, Reduction::Sum, y.view_mut()).unwrap();
-                    let what = format!("{form:?} {shape:?} layout {layout} {}", context.simd());
+                    let what = format!("{form:?} {shape:?} layout {layout} {}", place(&context));
                     // In half precision each problem's y is rounded.
                     let exact = all.iter().all(|y| y.to_f64().abs() <= 256.0);
                     let y = y.finish(&what);
@@ -105,19 +109,24 @@ fn is_the_sum_of_all_pairs<T: Element>() {
 }
 
 fn gradients<T: Element>() {
+    let mut new = NewSizes::default();
     // The reference is slow.
     let short = |shape: &Sizes| shape.iter().map(|len| len.max(&1)).product::<usize>() < 30_000;
     for (seed, shape @ [m, s, t, _, _, k, _]) in shapes().into_iter().filter(short).enumerate() {
         for form in [Form::Dense, Form::CpLambda, Form::Linear] {
             let case = case::<T>(form, shape, seed, false);
+            let ways = ways(new.flops(&case.classes(), case.flops()));
+            if ways.is_empty() {
+                continue;
+            }
             let laid = case.laid(0);
             let g: Vec<T> = Random(seed as u64).uniform(s * t * k);
             let g = View::new(&g, [s, t, k]).unwrap();
             let (z, x) = (laid.z.view(), laid.x.view());
             for reduction in REDUCTIONS {
                 let exact = reference::backward_pairs_reduced(&laid.layer(), z, x, reduction, g).unwrap();
-                for context in contexts() {
-                    let what = format!("{form:?} {shape:?} {reduction:?} {} {}", T::DTYPE, context.simd());
+                for &context in &ways {
+                    let what = format!("{form:?} {shape:?} {reduction:?} {} {}", T::DTYPE, place(&context));
                     let b = View::vector(&case.case.b);
                     let layer = laid.layer().with_context(context).with_b(b).unwrap();
                     let found = layer.backward_pairs_reduced(z, x, reduction, g).unwrap();

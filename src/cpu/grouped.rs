@@ -197,7 +197,7 @@ pub(crate) fn backward_grouped<T: Element>(
                 let wanted = Wanted {
                     z: dz.as_mut().map(|to| to.rows(range.clone())),
                     x: dx.as_mut().map(|to| to.rows(range.clone())),
-                    ..of_layer.added()
+                    ..of_layer.weights(true)
                 };
                 let [z, x, g] = [z, x, g].map(|view| view.slice_rows((range.start, n)));
                 call(&layer, [z, x, g], wanted, blocks)?;
@@ -216,7 +216,7 @@ pub(crate) fn backward_grouped<T: Element>(
                                 .map(|_: &Gradient<'_, T::Accumulator, 2>| to().map(Gradient::write))
                                 .transpose()
                         };
-                        let wanted = Wanted { z: to(dz, dzs, i)?, x: to(dx, dxs, j)?, ..of_layer.added() };
+                        let wanted = Wanted { z: to(dz, dzs, i)?, x: to(dx, dxs, j)?, ..of_layer.weights(true) };
                         call(&layer, inputs, wanted, blocks)?;
                         for (to, sums) in [(dz, dzs), (dx, dxs)] {
                             let Some(to) = to else { continue };

@@ -29,7 +29,7 @@ pub(crate) use forms::{Distances, attend, attend_back};
 pub(crate) use gradient::{backward, backward_generate, backward_pairs, backward_pairs_reduced, backward_shared};
 pub(crate) use grouped::{backward_grouped, forward_grouped};
 #[cfg(feature = "cuda")]
-pub(crate) use plan::{counts, shared_algorithm, shared_counts};
+pub(crate) use plan::{counts, pairs_counts, shared_algorithm, shared_counts};
 pub(crate) use plan::{plan, plan_pairs, plan_shared};
 pub(crate) use simd::{Capability, Kernels};
 pub(crate) use tangent::tangent;
@@ -264,7 +264,7 @@ pub(crate) fn fill_zero<A: Clone + Default, const D: usize>(to: &mut ViewMut<'_,
     if shape.contains(&0) {
         return;
     }
-    if strides == crate::view::row_major(shape) {
+    if strides == crate::strides::row_major(shape) {
         // SAFETY: all elements, which lie one behind the other.
         unsafe { std::slice::from_raw_parts_mut(first, shape.iter().product()) }.fill(A::default());
         return;

@@ -236,6 +236,16 @@ pub(crate) fn shared_counts<T: Element>(layer: &Interaction<'_, T>, groups: usiz
     [shared_flops(layer, groups, rows), shared_moved(layer, groups, rows)]
 }
 
+/// Those of all pairs.
+#[cfg(feature = "cuda")]
+pub(crate) fn pairs_counts<T: Element>(layer: &Interaction<'_, T>, sizes: [usize; 3]) -> [u128; 2] {
+    [pairs_flops(&layer.along([true, false, false]), sizes), pairs_moved(layer, sizes)]
+}
+
+fn pairs_moved<T: Element>(layer: &Interaction<'_, T>, [p, s, t]: [usize; 3]) -> u128 {
+    bytes(layer, sum([&[p, s, layer.i], &[p, t, layer.j], &[p, s, t, layer.k]]))
+}
+
 pub(crate) fn plan_shared<T: Element>(layer: &Interaction<'_, T>, groups: usize, rows: usize) -> Result<Plan> {
     let context = layer.context()?;
     let flops = shared_flops(layer, groups, rows);
@@ -268,7 +278,7 @@ pub(crate) fn plan_pairs<T: Element>(layer: &Interaction<'_, T>, sizes @ [p, s, 
         let blocks = pairs::Blocks::new(&pairs, threads, false);
         size::<T>(&blocks.lengths).saturating_add(size::<T>(&[blocks.packed]))
     };
-    let bytes = bytes(layer, sum([&[p, s, layer.i], &[p, t, layer.j], &[p, s, t, layer.k]]));
+    let bytes = pairs_moved(layer, sizes);
     Ok(describe::<T>(&context, shared_algorithm(layer), [flops, bytes], scratch, threads))
 }
 

@@ -27,6 +27,11 @@ impl Blocks {
         }
     }
 
+    /// In a block at most.
+    pub(super) fn most(self) -> usize {
+        self.block.min(self.count)
+    }
+
     /// First of each block, and how many; one block even of nothing.
     pub(super) fn iter(self) -> impl Iterator<Item = (usize, usize)> {
         (0..self.count.max(1)).step_by(self.block).map(move |first| (first, self.block.min(self.count - first)))

@@ -1,7 +1,7 @@
 //! Which kernel, in how many blocks: a function of the shapes, the types and the device's number of multiprocessors alone, so
 //! that the same call gives the same bits each time.
 
-use super::problem::{Contract, Gram, Hidden, Segment, Type};
+use super::problem::{Contract, Gram, Hidden, Segment, Type, bytes};
 use super::recorder::Target;
 use crate::{Error, Result};
 
@@ -81,6 +81,9 @@ static GRAM_BF16: [Kernel; 1] =
     [kernel("gram_bf16_128x128x32_sm80", "gram_bf16_sm80", [128, 128, 32], [256, 1], [49_152, 0, 0], 4)];
 static GRAM_TF32: [Kernel; 1] =
     [kernel("gram_tf32_128x128x16_sm80", "gram_tf32_sm80", [128, 128, 16], [256, 1], [32_768, 0, 0], 4)];
+/// f16 or bf16 with f32.
+static GRAM_TF32X2: [Kernel; 1] =
+    [kernel("gram_tf32x2_128x128x16_sm80", "gram_tf32x2_sm80", [128, 128, 16], [256, 1], [49_152, 0, 0], 4)];
 static GRAM_F64: [Kernel; 1] = [kernel("gram_f64_64x64x16", "gram_f64", [64, 64, 16], [256, 2], [32_768, 0, 0], 8)];
 /// Forward, and for gradients.
 static HIDDEN_F32: [Kernel; 2] = [
@@ -108,6 +111,9 @@ static HIDDEN_TF32: [Kernel; 2] = [
     kernel("dhidden_tf32_128x64x16_sm80", "hidden_tf32_sm80", [128, 64, 16], [256, 1], [49_152, 0, 0], 4),
 ];
 
+/// The kernel that copies rows.
+pub(super) static ROWS: Kernel = kernel("rows_copy_8x1024x1", "rows", [8, 1024, 1], [256, 4], [0, 0, 0], 4);
+
 /// Tiles of so many problems of rows × lanes. Errors: [`Error::TooLarge`].
 pub(super) fn tiles([batches, rows, lanes]: [i64; 3], [tile_rows, tile_lanes]: [u32; 2]) -> Result<i64> {
     let count =
@@ -122,15 +128,32 @@ fn for_rows(kernels: &'static [Kernel], rows: i64) -> &'static Kernel {
     fits.unwrap_or(&kernels[kernels.len() - 1])
 }
 
-/// In how many parts the depth is cut, so that all multiprocessors have work, but no part is so short that the sums which it
-/// leaves to be added are more than an eighth of what it reads.
-fn splits(target: &Target, kernel: &Kernel, tiles: i64, depth: i64) -> i32 {
-    let room = i64::from(target.gpu.processors * kernel.resident);
-    let shortest = 8 * i64::from(kernel.tile[0].max(kernel.tile[2]));
+/// Bytes that a tile moves.
+#[derive(Clone, Copy)]
+struct Traffic {
+    /// At the least: its operands and its results.
+    least: i128,
+    /// What each part reads again where the depth is cut.
+    again: i128,
+}
+
+/// In how many parts the depth is cut, so that all multiprocessors have work. All parts but the last leave their sums, which it
+/// reads, and all read the rows' operand that is the same in each slice. Parts that keep this within 15% of the least are enough
+/// where more than half of the multiprocessors then have a block. Fewer blocks are cut further, for time counts more than bytes that
+/// the last cache holds: of 108 multiprocessors 8 tiles in two parts would use 16. There the sums may be an eighth of what a
+/// part reads, in elements.
+fn splits(target: &Target, kernel: &Kernel, tiles: i64, depth: i64, Traffic { least, again }: Traffic) -> i32 {
+    let processors = i64::from(target.gpu.processors);
+    let room = processors * i64::from(kernel.resident);
     if 2 * tiles > room {
         return 1;
     }
-    (room / tiles.max(1)).min(depth / shortest).clamp(1, 1 << 12) as i32
+    let sums = i128::from(kernel.tile[0] * kernel.tile[1] * kernel.accumulator);
+    // The most for which (2·parts − 1)·sums + (parts − 1)·again are within it.
+    let cheap = ((least * 3 / 20 + sums + again) / (2 * sums + again)).clamp(1, 1 << 12) as i64;
+    let shortest = 8 * i64::from(kernel.tile[0].max(kernel.tile[2]));
+    let most = if 2 * tiles * cheap > processors { cheap } else { cheap.max(depth / shortest) };
+    (room / tiles.max(1)).min(most).clamp(1, 1 << 12) as i32
 }
 
 /// At most so many rows are computed by the general cores: they are bound by the reading of W, and tensor cores' tiles have 128.
@@ -166,8 +189,11 @@ fn contractions(target: &Target, problems: &[Contract], rows: i64) -> &'static [
 
 /// What kernels/contract_split.cuh takes.
 fn in_two_parts(s: &Segment) -> bool {
-    let narrow = |kind| matches!(kind, Type::F16 | Type::Bf16);
-    s.slices == 1 && s.p == 0 && narrow(s.w_type) && (s.q_type == Type::F32 || narrow(s.q_type))
+    s.slices == 1 && s.p == 0 && is_narrow(s.w_type) && (s.q_type == Type::F32 || is_narrow(s.q_type))
+}
+
+fn is_narrow(kind: Type) -> bool {
+    matches!(kind, Type::F16 | Type::Bf16)
 }
 
 /// The kernel for contractions of one launch, whose `splits` and `resident` are set.
@@ -196,9 +222,45 @@ pub(super) fn contract(target: &Target, problems: &mut [Contract]) -> Result<&'s
         let segments = p.segment[..p.segments as usize].iter();
         let depth =
             segments.map(|s| s.slices.saturating_mul(round_up(s.depth, kernel.tile[2]))).fold(0, i64::saturating_add);
-        (p.splits, p.resident) = (splits(target, kernel, all, depth), resident);
+        (p.splits, p.resident) = (splits(target, kernel, all, depth, contract_traffic(kernel, p)), resident);
     }
     Ok(kernel)
+}
+
+/// Lengths of a tile within a result of rows × lanes.
+fn within(kernel: &Kernel, rows: i64, lanes: i64) -> [i128; 2] {
+    [rows.min(i64::from(kernel.tile[0])), lanes.min(i64::from(kernel.tile[1]))].map(i128::from)
+}
+
+fn size(kind: Type) -> i128 {
+    bytes(kind) as i128
+}
+
+fn contract_traffic(kernel: &Kernel, p: &Contract) -> Traffic {
+    let [rows, lanes] = within(kernel, p.n, p.lanes);
+    let mut all = Traffic { least: rows * lanes * size(p.out_type), again: 0 };
+    for s in &p.segment[..p.segments as usize] {
+        let (slices, depth) = (i128::from(s.slices), i128::from(s.depth));
+        let same = s.q_b == 0 && s.slices > 1;
+        let q = rows * depth * size(s.q_type) * if same { 1 } else { slices };
+        let scales = if s.p == 0 { 0 } else { rows * slices * size(s.p_type) };
+        all.least += lanes * slices * depth * size(s.w_type) + q + scales;
+        all.again += if same { q } else { 0 };
+    }
+    all
+}
+
+fn gram_traffic(kernel: &Kernel, p: &Gram) -> Traffic {
+    let [rows, lanes] = within(kernel, p.k.saturating_mul(p.i), p.j);
+    let [n, i] = [p.n, p.i].map(i128::from);
+    let operand = |address, length, kind| if address == 0 { 0 } else { n * length * size(kind) };
+    // A tile's rows are along i first.
+    let operands = [
+        operand(p.s, (rows + i - 1) / i.max(1), p.s_type),
+        operand(p.p, rows.min(i), p.p_type),
+        operand(p.q, lanes, p.q_type),
+    ];
+    Traffic { least: rows * lanes * size(p.out_type) + operands.iter().sum::<i128>(), again: 0 }
 }
 
 fn round_up(len: i64, to: u32) -> i64 {
@@ -221,9 +283,18 @@ fn sums(target: &Target, problems: &[Gram]) -> &'static [Kernel] {
         &GRAM_BF16
     } else if target.tf32 && all(Type::F32) {
         &GRAM_TF32
+    } else if TF32X2.contains(&target.gpu.capability) && are_in_two_parts(problems) {
+        &GRAM_TF32X2
     } else {
         &GRAM_F32
     }
+}
+
+/// What kernels/gram_split.cuh takes: with products, not sums of q alone.
+fn are_in_two_parts(problems: &[Gram]) -> bool {
+    let takes =
+        |p: &Gram| p.p == 0 && (p.s == 0 || is_narrow(p.s_type)) && (p.q_type == Type::F32 || is_narrow(p.q_type));
+    problems.iter().all(takes) && problems.iter().any(|p| p.s != 0)
 }
 
 /// The kernel for sums over the batch of one launch, whose `splits` are set.
@@ -234,7 +305,7 @@ pub(super) fn gram(target: &Target, problems: &mut [Gram]) -> Result<&'static Ke
         all += tiles([p.batches, p.k.saturating_mul(p.i), p.j], [kernel.tile[0], kernel.tile[1]])?;
     }
     for p in problems {
-        p.splits = splits(target, kernel, all, p.n);
+        p.splits = splits(target, kernel, all, p.n, gram_traffic(kernel, p));
     }
     Ok(kernel)
 }

@@ -67,6 +67,12 @@ impl Contract {
         self
     }
 
+    /// All segments times the rows' factors.
+    pub(super) fn scaled(mut self, by: Option<Matrix>) -> Contract {
+        self.segment[..self.segments as usize].iter_mut().for_each(|segment| *segment = segment.scaled(by));
+        self
+    }
+
     pub(super) fn bias(self, bias: Option<Matrix>) -> Contract {
         let Some(bias) = bias else { return self };
         Contract {
@@ -77,6 +83,14 @@ impl Contract {
             bias_type: bias.kind,
             ..self
         }
+    }
+}
+
+impl Segment {
+    /// With these p, if any; there are none yet.
+    pub(super) fn scaled(self, p: Option<Matrix>) -> Segment {
+        let Some(p) = p else { return self };
+        Segment { p: p.address, p_n: p.rows, p_b: p.column, p_batch: p.batch, p_type: p.kind, ..self }
     }
 }
 
@@ -101,7 +115,7 @@ impl Cube {
 
 /// Σ_b p[n][b] Σ_c w[a][b][c] q[n][c], or without p Σ_bc w[a][b][c] q[n][b][c].
 pub(super) fn segment(w: Cube, [slices, depth]: [usize; 2], p: Option<Matrix>, (q, q_b): (Matrix, i64)) -> Segment {
-    let mut segment = Segment {
+    let segment = Segment {
         w: w.address,
         w_a: w.a,
         w_b: w.b,
@@ -118,11 +132,7 @@ pub(super) fn segment(w: Cube, [slices, depth]: [usize; 2], p: Option<Matrix>, (
         depth: length(depth),
         ..Segment::default()
     };
-    if let Some(p) = p {
-        (segment.p, segment.p_n, segment.p_b, segment.p_batch) = (p.address, p.rows, p.column, p.batch);
-        segment.p_type = p.kind;
-    }
-    segment
+    segment.scaled(p)
 }
 
 /// Σ_c w[a][c] q[n][c].

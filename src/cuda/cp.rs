@@ -136,19 +136,30 @@ pub(super) fn forward_term(
     Ok(linear(Cube::matrix(factors.a, 0), factors.r, grouped_rows(h, pitch, batch.per, kind)))
 }
 
-/// P = zB of each group, [G][pitch].
+/// Rows times a factor [c, R], [n][pitch].
+pub(super) fn components(
+    recorder: &mut Recorder<'_>,
+    layer: &Layer,
+    (factor, depth, r): (Operand<2>, usize, usize),
+    batch: Batch,
+    rows: Matrix,
+) -> Result<Matrix> {
+    let (pitch, kind) = (pitch(r), layer.kinds[1]);
+    let to = grouped_rows(recorder.scratch(&[batch.n, pitch], kind)?, pitch, batch.per, kind);
+    let term = linear(Cube::matrix(factor, 1), depth, rows);
+    sum(recorder, batch, r, &[Some(term)], None, (to, false))?;
+    Ok(to)
+}
+
+/// P = zB of each group.
 pub(super) fn of_groups(
     recorder: &mut Recorder<'_>,
     layer: &Layer,
     factors: &Factors,
-    groups: usize,
-    z: Operand<2>,
+    batch: Batch,
+    z: Matrix,
 ) -> Result<Matrix> {
-    let (pitch, kind) = (pitch(factors.r), layer.kinds[1]);
-    let p = rows(recorder.scratch(&[groups, pitch], kind)?, pitch, kind);
-    let term = linear(Cube::matrix(factors.b, 1), layer.i, z.matrix());
-    sum(recorder, Batch::plain(groups), factors.r, &[Some(term)], None, (p, false))?;
-    Ok(p)
+    components(recorder, layer, (factors.b, layer.i, factors.r), batch, z)
 }
 
 /// A row of each group, for all rows of the group.

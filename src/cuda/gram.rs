@@ -91,3 +91,8 @@ pub(super) fn total(batch: Batch, (a, rows): (usize, Matrix), to: Output<1>) -> 
     let Output { to: Operand { address, strides: [sa], kind }, add } = to;
     Gram::new(batch, [1, 1, a], 1).q(rows).to(Operand { address, strides: [0, 0, sa], kind }, 0, add)
 }
+
+/// Zeros: sums of nothing.
+pub(super) fn zeros(shape: [usize; 3], to: Operand<3>) -> Gram {
+    Gram::new(Batch::plain(0), shape, 1).to(to, 0, false)
+}

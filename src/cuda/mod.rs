@@ -15,6 +15,8 @@ mod driver;
 #[cfg(feature = "cuda")]
 mod gram;
 #[cfg(feature = "cuda")]
+mod grouped;
+#[cfg(feature = "cuda")]
 mod kernels;
 #[cfg(feature = "cuda")]
 mod launch;
@@ -26,6 +28,8 @@ mod module;
 mod operand;
 #[cfg(feature = "cuda")]
 mod operations;
+#[cfg(feature = "cuda")]
+mod pairs;
 #[cfg(feature = "cuda")]
 mod problem;
 #[cfg(feature = "cuda")]
@@ -42,6 +46,10 @@ pub(crate) use absent::{Memory, check, describe, devices, download, synchronize}
 #[cfg(feature = "cuda")]
 pub(crate) use driver::{check, describe, devices};
 #[cfg(feature = "cuda")]
+pub(crate) use grouped::{backward_grouped, forward_grouped};
+#[cfg(feature = "cuda")]
 pub(crate) use memory::{Memory, download};
 #[cfg(feature = "cuda")]
 pub(crate) use operations::*;
+#[cfg(feature = "cuda")]
+pub(crate) use pairs::*;

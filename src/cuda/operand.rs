@@ -20,6 +20,11 @@ impl<T: Element, const D: usize> From<View<'_, T, D>> for Operand<D> {
 }
 
 impl<const D: usize> Operand<D> {
+    /// The axes in another order: axis `a` of the result is axis `order[a]` of this one.
+    pub(super) fn permute(self, order: [usize; D]) -> Self {
+        Operand { strides: order.map(|axis| self.strides[axis]), ..self }
+    }
+
     /// From index `first` of an axis on.
     pub(super) fn after(self, axis: usize, first: usize) -> Self {
         let distance = (first as i64).wrapping_mul(self.strides[axis]).wrapping_mul(bytes(self.kind) as i64);
@@ -41,6 +46,10 @@ pub(super) struct Output<const D: usize> {
 }
 
 impl<const D: usize> Output<D> {
+    pub(super) fn permute(self, order: [usize; D]) -> Self {
+        Output { to: self.to.permute(order), ..self }
+    }
+
     /// From index `first` of an axis on.
     pub(super) fn after(self, axis: usize, first: usize) -> Self {
         Output { to: self.to.after(axis, first), ..self }
@@ -116,6 +125,14 @@ impl Operand<3> {
     }
 }
 
+impl Operand<4> {
+    /// Of [p][s][k][column]: each p a problem of its own, whose rows are (s, k).
+    pub(super) fn problems(self) -> Matrix {
+        let [batch, outer, inner, column] = self.strides;
+        Matrix { address: self.address, rows: Rows { outer, inner }, column, batch, kind: self.kind }
+    }
+}
+
 impl Operand<1> {
     /// The same row for all.
     pub(super) fn row(self) -> Matrix {
@@ -156,10 +173,10 @@ pub(super) struct Layer {
     pub(super) kinds: [Type; 2],
 }
 
-/// Where gradients go. `D` is the number of axes of x.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Outputs<const D: usize> {
-    pub(super) z: Option<Output<2>>,
+/// Where gradients go. `D` is the number of axes of x, `Z` that of z.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outputs<const D: usize, const Z: usize = 2> {
+    pub(super) z: Option<Output<Z>>,
     pub(super) x: Option<Output<D>>,
     pub(super) tied: Option<Output<2>>,
     pub(super) w: Option<Output<3>>,
@@ -172,9 +189,9 @@ pub(super) struct Outputs<const D: usize> {
     pub(super) lambda: Option<Output<1>>,
 }
 
-impl<const D: usize> Outputs<D> {
+impl<const D: usize, const Z: usize> Outputs<D, Z> {
     /// For the rows (or groups) from `first` on: those of inputs are further on, those of weights sums of all blocks.
-    pub(super) fn after(&self, first: usize) -> Outputs<D> {
+    pub(super) fn after(&self, first: usize) -> Outputs<D, Z> {
         let later = first > 0;
         Outputs {
             z: self.z.map(|to| to.after(0, first)),

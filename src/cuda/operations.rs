@@ -5,12 +5,11 @@ use super::cp::{self, Kept};
 use super::driver::Gpu;
 use super::gram;
 use super::operand::{Factors, Form, Layer, Operand, Output, Outputs};
-use super::problem::Gram;
 use super::recorder::Recorder;
 pub(crate) use super::recorder::Target;
 use super::shared;
 use super::stage::Stage;
-use crate::gradients::Gradient;
+use crate::gradients::{Fill, Gradient};
 use crate::{
     Algorithm, Context, Device, Element, Error, Interaction, Launch, Plan, Result, Saved, Tangents, View, ViewMut,
     Wanted, cpu,
@@ -24,7 +23,7 @@ pub(crate) fn synchronize(context: &Context) -> Result<()> {
 }
 
 /// The one algorithm that there is for a form. Errors: [`Error::Algorithm`] if another is forced.
-fn algorithm<T: Element>(target: &Target, layer: &Interaction<'_, T>) -> Result<Algorithm> {
+pub(super) fn algorithm<T: Element>(target: &Target, layer: &Interaction<'_, T>) -> Result<Algorithm> {
     let (ours, reason) = match layer.rank() {
         Some(_) => (Algorithm::CpBlocked, "CUDA devices compute W in CP form by cp-blocked"),
         None if layer.is_dense() => (Algorithm::FusedDot, "CUDA devices compute dense W by fused-dot"),
@@ -37,7 +36,7 @@ fn algorithm<T: Element>(target: &Target, layer: &Interaction<'_, T>) -> Result<
 }
 
 /// y of a batch.
-fn record_forward(
+pub(super) fn record_forward(
     recorder: &mut Recorder<'_>,
     layer: &Layer,
     n: usize,
@@ -52,7 +51,7 @@ fn record_forward(
 }
 
 /// A call: its operands are staged, its launches recorded, its results fetched.
-fn call<'a, R>(target: &'a Target, prepare: impl FnOnce(&mut Stage<'a>) -> Result<R>) -> Result<()>
+pub(super) fn call<'a, R>(target: &'a Target, prepare: impl FnOnce(&mut Stage<'a>) -> Result<R>) -> Result<()>
 where
     R: Fn(&mut Recorder<'_>) -> Result<()>,
 {
@@ -185,7 +184,10 @@ pub(crate) fn tangent<T: Element>(
 }
 
 /// Where all gradients go.
-fn outputs<'a, T: Element, const D: usize>(stage: &mut Stage<'a>, wanted: Wanted<'a, T, D>) -> Result<Outputs<D>> {
+pub(super) fn outputs<'a, T: Element, const D: usize, const Z: usize>(
+    stage: &mut Stage<'a>,
+    wanted: Wanted<'a, T, D, Z>,
+) -> Result<Outputs<D, Z>> {
     Ok(Outputs {
         z: stage.wanted(wanted.z)?,
         x: stage.wanted(wanted.x)?,
@@ -223,7 +225,7 @@ pub(crate) fn backward<T: Element>(
 }
 
 /// Inputs' gradients in one launch, weights' in another.
-fn record_backward(
+pub(super) fn record_backward(
     recorder: &mut Recorder<'_>,
     layer: &Layer,
     n: usize,
@@ -273,19 +275,20 @@ pub(crate) fn backward_generate<T: Element>(
     })
 }
 
-/// Zeros in all elements, on the host or the device.
-pub(crate) fn zeros<A: Element, const D: usize>(target: &Target, mut to: ViewMut<'_, A, D>) -> Result<()> {
-    if target.staged {
-        cpu::fill_zero(&mut to);
-        return Ok(());
+impl Fill for Target {
+    /// On the host or the device.
+    fn zeros<A: Element, const D: usize>(&self, mut to: ViewMut<'_, A, D>) -> Result<()> {
+        if self.staged {
+            cpu::fill_zero(&mut to);
+            return Ok(());
+        }
+        // Of at most three axes.
+        let (mut shape, mut strides) = ([1; 3], [0; 3]);
+        shape[3 - D..].copy_from_slice(&to.shape());
+        let Output { to: Operand { address, strides: own, kind }, .. } = Output::from(Gradient::write(to));
+        strides[3 - D..].copy_from_slice(&own);
+        self.run(|recorder| recorder.gram(&[gram::zeros(shape, Operand { address, strides, kind })]))
     }
-    // An empty sum, of at most three axes.
-    let (mut shape, mut strides) = ([1; 3], [0; 3]);
-    shape[3 - D..].copy_from_slice(&to.shape());
-    let Output { to: Operand { address, strides: own, kind }, .. } = Output::from(Gradient::write(to));
-    strides[3 - D..].copy_from_slice(&own);
-    let sum = Gram::new(Batch::plain(0), shape, 1).to(Operand { address, strides, kind }, 0, false);
-    target.run(|recorder| recorder.gram(&[sum]))
 }
 
 /// What [`forward`] does with row-major inputs on the device.
@@ -315,7 +318,7 @@ pub(crate) fn plan_shared<T: Element>(
     Ok(describe::<T>(target, cpu::shared_algorithm(layer), cpu::shared_counts(layer, groups, rows), planned))
 }
 
-fn describe<T: Element>(
+pub(super) fn describe<T: Element>(
     target: &Target,
     algorithm: Algorithm,
     [flops, bytes]: [u128; 2],

@@ -206,6 +206,37 @@ pub(super) struct Hidden {
     pub(super) out_dl: Address,
 }
 
+/// Rows that are copied: to those of an index, or from them.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct RowCopy {
+    pub(super) n: i64,
+    pub(super) columns: i64,
+    pub(super) index: Address,
+    pub(super) from: Address,
+    pub(super) from_row: i64,
+    pub(super) from_column: i64,
+    pub(super) to: Address,
+    pub(super) to_row: i64,
+    pub(super) to_column: i64,
+    pub(super) kind: Type,
+    pub(super) scatter: i32,
+    pub(super) add: i32,
+    pub(super) pad: i32,
+}
+
+pub(super) const COPIES: usize = 3;
+
+/// Copies of one launch.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Copies {
+    pub(super) copy: [RowCopy; COPIES],
+    pub(super) blocks: [i64; COPIES],
+    pub(super) count: i32,
+    pub(super) pad: i32,
+}
+
 #[cfg(test)]
 mod tests {
     use std::mem::offset_of;
@@ -228,6 +259,8 @@ mod tests {
             size_of::<Grams>(),
             size_of::<Projection>(),
             size_of::<Hidden>(),
+            size_of::<RowCopy>(),
+            size_of::<Copies>(),
         ];
         let offsets = at! {
             Segment: w w_a w_batch q q_n q_b q_batch p p_n p_b p_batch slices depth w_type q_type p_type;
@@ -239,6 +272,8 @@ mod tests {
             Grams: blocks count;
             Projection: q q_n q_c w w_c w_r depth q_type w_type;
             Hidden: n per r p q d lambda lambda_r lambda_type pitch out_p out_q out_h out_dp out_dq out_dl;
+            RowCopy: n columns index from from_row from_column to to_row to_column kind scatter add;
+            Copies: blocks count;
         };
         let expected: Vec<usize> = sizes.into_iter().chain(offsets).collect();
         let (.., text) = PTX.iter().find(|(name, ..)| *name == "abi").unwrap();

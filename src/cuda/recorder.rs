@@ -5,11 +5,14 @@
 
 use std::sync::PoisonError;
 
-use super::choose::{self, Kernel};
+use super::choose::{self, Kernel, ROWS};
 use super::driver::Gpu;
-use super::launch::{Parameter, launch};
+use super::launch::{Parameter, launch, set, upload};
 use super::memory::Memory;
-use super::problem::{Address, CONTRACTS, Contract, Contracts, GRAMS, Gram, Grams, Hidden, Type, bytes};
+use super::problem::{
+    Address, CONTRACTS, COPIES, Contract, Contracts, Copies, GRAMS, Gram, Grams, Hidden, RowCopy, Type, bytes,
+};
+use crate::place::Place;
 use crate::plan::Launch;
 use crate::{Context, Error, Result};
 
@@ -28,6 +31,11 @@ impl Target {
     pub(crate) fn new(context: &Context, ordinal: usize, staged: bool) -> Result<Target> {
         let (stream, tf32) = (context.stream() as usize, context.tf32());
         Ok(Target { gpu: Gpu::get(ordinal)?, stream, tf32, staged, context: *context })
+    }
+
+    /// Where the operands are.
+    pub(crate) fn place(&self) -> Result<Place> {
+        if self.staged { Ok(Place::HOST) } else { Place::of(self.gpu.device()) }
     }
 
     /// Enqueues an operation. The workspace is this call's until all of it is in the stream.
@@ -133,6 +141,15 @@ impl<'a> Recorder<'a> {
         })
     }
 
+    /// Scratch with one element, which is 1 or another value that the type has.
+    pub(super) fn scalar(&mut self, value: f64, kind: Type) -> Result<Address> {
+        let address = self.scratch(&[1], kind)?;
+        if let Pass::Enqueue { .. } = self.pass {
+            set(self.target, address, value, kind)?;
+        }
+        Ok(address)
+    }
+
     pub(super) fn mark(&self) -> usize {
         self.used
     }
@@ -210,6 +227,28 @@ impl<'a> Recorder<'a> {
         let kernel = choose::hidden(self.target, problem);
         let blocks = choose::tiles([1, problem.n, problem.r], [kernel.tile[0], kernel.tile[1]])?;
         self.launch(kernel, blocks, 0, problem)
+    }
+
+    /// Copies of rows, at most `COPIES`, in one launch.
+    pub(super) fn copy(&mut self, copies: &[RowCopy]) -> Result<()> {
+        let mut all = Copies::default();
+        let mut blocks = 0i64;
+        for copy in copies.iter().filter(|copy| copy.n > 0 && copy.columns > 0).take(COPIES) {
+            blocks += choose::tiles([1, copy.n, copy.columns], [ROWS.tile[0], ROWS.tile[1]])?;
+            all.copy[all.count as usize] = *copy;
+            all.blocks[all.count as usize] = blocks;
+            all.count += 1;
+        }
+        if all.count > 0 { self.launch(&ROWS, blocks, 0, &all) } else { Ok(()) }
+    }
+
+    /// Scratch with numbers of the host.
+    pub(super) fn numbers(&mut self, numbers: &[u64]) -> Result<Address> {
+        let address = self.scratch(&[numbers.len()], Type::F64)?;
+        if let Pass::Enqueue { .. } = self.pass {
+            upload(self.target, numbers, address)?;
+        }
+        Ok(address)
     }
 
     /// The memory in which the blocks of a tile leave their sums and count their arrivals.

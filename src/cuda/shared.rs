@@ -13,7 +13,7 @@ use super::contract::{Batch, Cube, dx_terms, linear, linear_terms, segment, sum,
 use super::cp::{self, for_its_rows, projected, projection};
 use super::gram::{outer, total};
 use super::operand::{Factors, Form, Layer, Matrix, Operand, Output, Outputs};
-use super::problem::{Contract, Gram, Rows, Segment, Type, bytes};
+use super::problem::{Contract, Gram, Projection, Rows, Segment, Type, bytes, length};
 use super::recorder::Recorder;
 use crate::Result;
 
@@ -45,17 +45,16 @@ fn rows_of(blocks: Blocks, groups: usize, each: usize) -> impl Iterator<Item = (
     whole.into_iter().chain(blocks.iter().filter(move |_| groups == 1))
 }
 
-/// W′ of dense or absent W, as a problem whose problems are the outputs.
-fn generate_weights(layer: &Layer, groups: usize, z: Operand<2>, to: Operand<3>) -> Contract {
+/// W′ of dense or absent W for each row of z, as a problem whose problems are the outputs.
+pub(super) fn generate_weights(layer: &Layer, batch: Batch, z: Matrix, to: Matrix) -> Contract {
     let w = match layer.form {
         Form::Dense(Operand { address, strides: [k, i, j], kind }) => {
             let w = Cube { address, a: j, b: 0, c: i, batch: k, kind };
-            Some(linear(w, layer.i, z.matrix()))
+            Some(linear(w, layer.i, z))
         }
         _ => None,
     };
-    let problem = Contract::new(Batch::plain(groups), layer.j, layer.k).plus(w);
-    problem.bias(layer.v.map(Operand::one_a_batch)).to(to.batches_within(), false)
+    Contract::new(batch, layer.j, layer.k).plus(w).bias(layer.v.map(Operand::one_a_batch)).to(to, false)
 }
 
 /// b′.
@@ -75,13 +74,14 @@ pub(super) fn generate(
 ) -> Result<()> {
     let b = generate_bias(layer, groups, z, bias);
     let Form::Cp(factors) = layer.form else {
-        return recorder.contract(&[generate_weights(layer, groups, z, weights), b]);
+        let w = generate_weights(layer, Batch::plain(groups), z.matrix(), weights.batches_within());
+        return recorder.contract(&[w, b]);
     };
     // Of W′ the rows are (g, k), and Q is A.
     let group = cp::row_bytes(layer, &factors, 1).saturating_mul(layer.k);
     for (first, groups) in Blocks::new(groups, group)?.iter() {
         let (z, weights, mark) = (z.after(0, first), weights.after(0, first), recorder.mark());
-        let p = cp::of_groups(recorder, layer, &factors, groups, z)?;
+        let p = cp::of_groups(recorder, layer, &factors, Batch::plain(groups), z.matrix())?;
         let batch = Batch::groups(groups, layer.k);
         let projections = [projected(for_its_rows(p)), projected(factors.a.in_each_group())];
         let h = cp::forward_term(recorder, layer, &factors, batch, projections, None)?;
@@ -113,7 +113,13 @@ pub(super) fn forward(
                 let z = z.after(0, first);
                 let p = match each {
                     1 => projection(z.groups(), factors.b, layer.i),
-                    _ => projected(for_its_rows(cp::of_groups(recorder, layer, &factors, groups, z)?)),
+                    _ => projected(for_its_rows(cp::of_groups(
+                        recorder,
+                        layer,
+                        &factors,
+                        Batch::plain(groups),
+                        z.matrix(),
+                    )?)),
                 };
                 for (first, rows) in rows_of(of_rows, groups, each) {
                     let (batch, mark) = (Batch::groups(groups, rows), recorder.mark());
@@ -138,7 +144,8 @@ pub(super) fn forward(
                     (None, None) => None,
                     _ => Some(square(recorder.scratch(&[count, k], kind)?, k, kind)),
                 };
-                let mut problems = [generate_weights(layer, count, z, weights), Contract::default()];
+                let w = generate_weights(layer, Batch::plain(count), z.matrix(), weights.batches_within());
+                let mut problems = [w, Contract::default()];
                 if let Some(bias) = bias {
                     problems[1] = generate_bias(layer, count, z, bias);
                 }
@@ -160,40 +167,47 @@ fn applied(weights: Operand<3>, depth: usize, a: usize, q: Matrix) -> Segment {
     linear(Cube { address, a: strides[a], b: 0, c: strides[3 - a], batch: strides[0], kind }, depth, q)
 }
 
-/// What the sums over the rows of each group make: dz, dW and dU, from dW′ (only for W) and db′.
-fn of_groups(
+/// What the sums over the rows of each group make: dz, dW and dU, from dW′ (only for W) and db′ of each row of z.
+pub(super) fn of_groups(
     recorder: &mut Recorder<'_>,
     layer: &Layer,
-    groups: usize,
-    z: Operand<2>,
+    (batch, z): (Batch, Matrix),
     (dw_, db): (Option<Operand<3>>, Option<Operand<2>>),
-    to: (Option<Output<2>>, Option<Output<3>>, Option<Output<2>>),
+    to: (Option<(Matrix, bool)>, Option<Output<3>>, Option<Output<2>>),
 ) -> Result<()> {
-    let (batch, [k, i, j]) = (Batch::plain(groups), [layer.k, layer.i, layer.j]);
+    let [k, i, j] = [layer.k, layer.i, layer.j];
     let (to_z, to_w, to_u) = to;
-    if let Some(Output { to, add }) = to_z {
+    let db = db.map(|db| in_groups(db.matrix(), batch));
+    if let Some((to, add)) = to_z {
         let w = match (layer.form, dw_) {
             (Form::Dense(Operand { address, strides: [w_k, w_i, w_j], kind }), Some(dw)) => {
                 let w = Cube { address, a: w_i, b: w_k, c: w_j, batch: 0, kind };
                 let [group, output, column] = dw.strides;
                 let rows = Matrix { rows: Rows { outer: 0, inner: group }, column, ..dw.batches() };
-                Some(segment(w, [k, j], None, (Matrix { batch: 0, ..rows }, output)))
+                Some(segment(w, [k, j], None, (Matrix { batch: 0, ..in_groups(rows, batch) }, output)))
             }
             _ => None,
         };
-        let u = layer.u.zip(db).map(|(u, db)| linear(Cube::matrix(u, 1), k, db.matrix()));
-        recorder.contract(&[Contract::new(batch, i, 1).plus(w).plus(u).to(to.matrix(), add)])?;
+        let u = layer.u.zip(db).map(|(u, db)| linear(Cube::matrix(u, 1), k, db));
+        recorder.contract(&[Contract::new(batch, i, 1).plus(w).plus(u).to(to, add)])?;
     }
     let mut problems = [Gram::default(); 2];
     if let (Some(Output { to, add }), Some(dw)) = (to_w, dw_) {
         let [out_k, out_i, out_j] = to.strides;
         let to = Operand { strides: [0, out_i, out_j], ..to };
-        problems[0] = Gram::new(batch, [1, i, j], k).p(z.matrix()).q(dw.batches_within()).to(to, out_k, add);
+        let dw = in_groups(dw.batches_within(), batch);
+        problems[0] = Gram::new(batch, [1, i, j], k).p(z).q(dw).to(to, out_k, add);
     }
     if let (Some(to), Some(db)) = (to_u, db) {
-        problems[1] = outer(batch, (k, db.matrix()), (i, z.matrix()), to);
+        problems[1] = outer(batch, (k, db), (i, z), to);
     }
     recorder.gram(&problems)
+}
+
+/// Evenly spaced rows as those of a batch that may have groups.
+pub(super) fn in_groups(rows: Matrix, batch: Batch) -> Matrix {
+    let inner = rows.rows.inner;
+    Matrix { rows: Rows { outer: inner.wrapping_mul(length(batch.per)), inner }, ..rows }
 }
 
 /// The gradients of [`forward`].
@@ -247,12 +261,14 @@ pub(super) fn backward(
         }
         recorder.gram(&sums)?;
         let (to_z, to_u) = (to.z.filter(|_| dz_is_ours), to.u.filter(|_| dz_is_ours));
-        of_groups(recorder, layer, count, z, (dw_, db), (to_z, to.w, to_u))?;
+        let to_z = to_z.map(|to| (to.to.matrix(), to.add));
+        of_groups(recorder, layer, (Batch::plain(count), z.matrix()), (dw_, db), (to_z, to.w, to_u))?;
         // dW′ is not needed any more.
         recorder.release(mark);
         if let Some(to) = to.x.filter(|_| dense) {
             let weights = cube(recorder.scratch(&[count, k, j], kind)?, [k, j], kind);
-            recorder.contract(&[generate_weights(layer, count, z, weights)])?;
+            let plain = Batch::plain(count);
+            recorder.contract(&[generate_weights(layer, plain, z.matrix(), weights.batches_within())])?;
             let term = applied(weights, k, 2, g.batches());
             recorder.contract(&[Contract::new(rows, j, count).plus(Some(term)).to(to.to.batches(), to.add)])?;
         }
@@ -300,7 +316,10 @@ fn backward_cp(
         let db = square(recorder.scratch(&[groups, k], kind)?, k, kind);
         let p = match saved {
             Some(_) => None,
-            None => Some(projected(for_its_rows(cp::of_groups(recorder, layer, factors, groups, z)?))),
+            None => {
+                let p = cp::of_groups(recorder, layer, factors, Batch::plain(groups), z.matrix())?;
+                Some(projected(for_its_rows(p)))
+            }
         };
         for (first, rows) in rows_of(of_rows, groups, each) {
             let (x, g, later, mark) = (x.after(1, first), g.after(1, first), first > 0, recorder.mark());
@@ -355,8 +374,7 @@ pub(super) fn backward_generate(
     (z, weights, bias): (Operand<2>, Operand<3>, Operand<2>),
     to: &Outputs<2>,
 ) -> Result<()> {
-    let (k, i, j, kind) = (layer.k, layer.i, layer.j, layer.kinds[1]);
-    let plain = Batch::plain(groups);
+    let (k, j, plain) = (layer.k, layer.j, Batch::plain(groups));
     let mut problems = [Gram::default(); 2];
     if let Some(Output { to: Operand { address, strides: [out_k, out_j], kind }, add }) = to.v {
         let to = Operand { address, strides: [0, 0, out_j], kind };
@@ -366,13 +384,12 @@ pub(super) fn backward_generate(
         problems[1] = total(plain, (k, bias.matrix()), to);
     }
     recorder.gram(&problems)?;
+    let (dw, to_z) = ((Some(weights), Some(bias)), to.z.map(|to| (to.to.matrix(), to.add)));
     let Form::Cp(factors) = layer.form else {
-        return of_groups(recorder, layer, groups, z, (Some(weights), Some(bias)), (to.z, to.w, to.u));
+        return of_groups(recorder, layer, (plain, z.matrix()), dw, (to_z, to.w, to.u));
     };
-    of_groups(recorder, layer, groups, z, (Some(weights), Some(bias)), (None, to.w, to.u))?;
-    let r = factors.r;
-    let with_z = to.z.is_some() || to.cp_b.is_some();
-    let needed = [with_z, to.cp_a.is_some(), to.cp_c.is_some(), to.lambda.is_some()];
+    of_groups(recorder, layer, (plain, z.matrix()), dw, (None, to.w, to.u))?;
+    let needed = needed_of_components(to_z.is_some(), to, to.cp_c.is_some());
     let hidden_layers = needed.into_iter().filter(|&needed| needed).count();
     let group = cp::row_bytes(layer, &factors, hidden_layers).saturating_mul(k);
     for (first, groups) in Blocks::new(groups, group)?.iter() {
@@ -380,35 +397,70 @@ pub(super) fn backward_generate(
         let (z, weights, bias, to) =
             (z.after(0, first), weights.after(0, first), bias.after(0, first), to.after(first));
         // Of W′ the rows are (g, k), Q is A, and D = dW′ C.
-        let (plain, batch) = (Batch::plain(groups), Batch::groups(groups, k));
-        let p = cp::of_groups(recorder, layer, &factors, groups, z)?;
         let d = projection(weights.grouped(), factors.c, j);
-        let projections = [projected(for_its_rows(p)), projected(factors.a.in_each_group()), d];
-        let sums = cp::backward_hidden(recorder, layer, &factors, batch, projections, needed)?;
-        let dp = square(recorder.scratch(&[groups, r], kind)?, r, kind);
-        let by_group =
-            |of: Matrix| Matrix { rows: Rows { outer: 0, inner: of.rows.inner }, batch: of.rows.outer, ..of };
-        let by_output =
-            |of: Matrix| Matrix { rows: Rows { outer: 0, inner: of.rows.outer }, batch: of.rows.inner, ..of };
-        let problems = [
-            with_z.then(|| sum_of_rows(Batch::plain(k), groups, (r, by_group(sums.dp)), dp)),
-            to.cp_a.map(|Output { to, add }| Gram {
-                add: i32::from(add),
-                ..sum_of_rows(plain, k, (r, by_output(sums.dq)), to)
-            }),
-            to.cp_c.map(|to| outer(batch, (j, weights.grouped()), (r, sums.h), to)),
-            to.lambda.map(|to| total(batch, (r, sums.dl), to)),
-        ];
-        recorder.gram(&problems.map(Option::unwrap_or_default))?;
-        if let Some(Output { to, add }) = to.z {
-            let b = cp::input_term(factors.b, r, dp.matrix());
-            let u = layer.u.map(|u| linear(Cube::matrix(u, 1), k, bias.matrix()));
-            recorder.contract(&[Contract::new(plain, i, 1).plus(Some(b)).plus(u).to(to.matrix(), add)])?;
-        }
-        if let Some(to) = to.cp_b {
-            recorder.gram(&[outer(plain, (i, z.matrix()), (r, dp.matrix()), to)])?;
-        }
+        let of_c =
+            |h: Matrix| to.cp_c.map(|to| outer(Batch::groups(groups, k), (j, weights.grouped()), (factors.r, h), to));
+        let to_z = to.z.map(|to| (to.to.matrix(), to.add));
+        let u = layer.u.map(|u| linear(Cube::matrix(u, 1), k, bias.matrix()));
+        of_components(
+            recorder,
+            (layer, &factors),
+            (Batch::plain(groups), z.matrix()),
+            (d, needed),
+            of_c,
+            (to_z, u),
+            &to,
+        )?;
         recorder.release(mark);
     }
     Ok(())
+}
+
+/// What is needed of the hidden layer whose rows are those of W′: dP, dA's, H and dλ's.
+pub(super) fn needed_of_components<const D: usize, const Z: usize>(
+    with_z: bool,
+    to: &Outputs<D, Z>,
+    with_h: bool,
+) -> cp::Needed {
+    [with_z || to.cp_b.is_some(), to.cp_a.is_some(), with_h, to.lambda.is_some()]
+}
+
+/// Of CP, what D [g][k][r] makes, the gradient of W′'s components: dz, with the term of U, dA, dB and dλ. H, which is these
+/// components, is the result, if it is needed; `of_h` may be summed with the others.
+pub(super) fn of_components<const D: usize, const Z: usize>(
+    recorder: &mut Recorder<'_>,
+    (layer, factors): (&Layer, &Factors),
+    (rows, z): (Batch, Matrix),
+    (d, needed): (Projection, cp::Needed),
+    of_h: impl FnOnce(Matrix) -> Option<Gram>,
+    (to_z, u): (Option<(Matrix, bool)>, Option<Segment>),
+    to: &Outputs<D, Z>,
+) -> Result<Matrix> {
+    let (k, r, kind) = (layer.k, factors.r, layer.kinds[1]);
+    let (groups, batch) = (rows.n, Batch::groups(rows.n, k));
+    let p = cp::of_groups(recorder, layer, factors, rows, z)?;
+    let projections = [projected(for_its_rows(p)), projected(factors.a.in_each_group()), d];
+    let sums = cp::backward_hidden(recorder, layer, factors, batch, projections, needed)?;
+    let dp = square(recorder.scratch(&[groups, r], kind)?, r, kind);
+    let by_group = |of: Matrix| Matrix { rows: Rows { outer: 0, inner: of.rows.inner }, batch: of.rows.outer, ..of };
+    let by_output = |of: Matrix| Matrix { rows: Rows { outer: 0, inner: of.rows.outer }, batch: of.rows.inner, ..of };
+    let problems = [
+        needed[0].then(|| sum_of_rows(Batch::plain(k), groups, (r, by_group(sums.dp)), dp)),
+        to.cp_a.map(|Output { to, add }| Gram {
+            add: i32::from(add),
+            ..sum_of_rows(Batch::plain(groups), k, (r, by_output(sums.dq)), to)
+        }),
+        of_h(sums.h),
+        to.lambda.map(|to| total(batch, (r, sums.dl), to)),
+    ];
+    recorder.gram(&problems.map(Option::unwrap_or_default))?;
+    let dp = in_groups(dp.matrix(), rows);
+    if let Some((to, add)) = to_z {
+        let b = cp::input_term(factors.b, r, dp);
+        recorder.contract(&[Contract::new(rows, layer.i, 1).plus(Some(b)).plus(u).to(to, add)])?;
+    }
+    if let Some(to) = to.cp_b {
+        recorder.gram(&[outer(rows, (layer.i, z), (r, dp), to)])?;
+    }
+    Ok(sums.h)
 }

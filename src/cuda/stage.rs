@@ -13,7 +13,7 @@ use super::problem::{Address, Type};
 use super::recorder::Target;
 use crate::gradients::Gradient;
 use crate::interaction::Core;
-use crate::view::advance;
+use crate::strides::advance;
 use crate::{Element, Error, Interaction, Result, View, ViewMut};
 
 /// Memory of a device for operands of the host, used again from call to call.
@@ -231,7 +231,7 @@ impl<const D: usize> Compact<D> {
     }
 }
 
-fn allocate<T>(len: usize) -> Result<Vec<T>> {
+pub(super) fn allocate<T>(len: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();
     values.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })?;
     Ok(values)

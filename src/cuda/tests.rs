@@ -1,6 +1,8 @@
 //! Calls of many blocks (blocks.rs, whose blocks are small in these tests) give what the processor gives.
 
-use crate::{Context, Device, Gradient, Interaction, Saved, Tangents, Tensor, View, Wanted, WantedFactors};
+use crate::{
+    Context, Device, Gradient, Grouped, Interaction, Reduction, Saved, Tangents, Tensor, View, Wanted, WantedFactors,
+};
 
 #[path = "../../tests/common/cuda.rs"]
 #[allow(dead_code, unreachable_pub, reason = "of what the integration tests share")]
@@ -68,6 +70,109 @@ fn results(context: Context, sizes: [usize; 6], cp: bool) -> Vec<Vec<f32>> {
     layer.backward_into(z, x, g, wanted).unwrap();
     results.extend(sums);
     results
+}
+
+/// Problems, rows of z and of x of each, I, J, K, R: with 4 KiB a block, blocks of problems, and of rows of one, on either side.
+const PAIRS: [[usize; 7]; 4] =
+    [[9, 3, 4, 3, 4, 5, 9], [2, 40, 7, 3, 4, 5, 17], [2, 7, 40, 4, 3, 5, 17], [1, 30, 50, 2, 3, 4, 20]];
+
+fn results_of_pairs(context: Context, [p, s, t, i, j, k, r]: [usize; 7], cp: bool) -> Vec<Vec<f32>> {
+    let data: Vec<Vec<f32>> = [k * r, i * r, j * r, r, k * i, k * j, k, p * s * i, p * t * j, p * s * t * k, k * i * j]
+        .into_iter()
+        .enumerate()
+        .map(|(seed, len)| integers(seed, len))
+        .collect();
+    let view = |of: usize, shape: [usize; 2]| View::new(&data[of], shape).unwrap();
+    let cube = |of: usize, shape: [usize; 3]| View::new(&data[of][..shape.iter().product()], shape).unwrap();
+    let core = if cp {
+        let factors = Interaction::cp(view(0, [k, r]), view(1, [i, r]), view(2, [j, r])).unwrap();
+        factors.with_lambda(View::vector(&data[3])).unwrap()
+    } else {
+        Interaction::dense(cube(10, [k, i, j])).unwrap()
+    };
+    let core = core.with_b(View::vector(&data[6])).unwrap().with_context(context);
+    let layer = core.with_u(view(4, [k, i])).unwrap().with_v(view(5, [k, j])).unwrap();
+    let (z, x, g) = (cube(7, [p, s, i]), cube(8, [p, t, j]), View::new(&data[9], [p, s, t, k]).unwrap());
+    let linear = Interaction::linear(k, i, j).unwrap().with_u(view(4, [k, i])).unwrap();
+    let linear = linear.with_v(view(5, [k, j])).unwrap().with_b(View::vector(&data[6])).unwrap().with_context(context);
+    let mut results =
+        vec![layer.forward_pairs(z, x).unwrap().into_vec(), linear.forward_pairs(z, x).unwrap().into_vec()];
+    let mut keep = |gradients: crate::Gradients<f32, 3, 3>| {
+        let crate::Gradients { z, x, w, u, v, b, cp, .. } = gradients;
+        results.extend([z.into_vec(), x.into_vec()]);
+        results.extend([u, v].into_iter().flatten().map(Tensor::into_vec));
+        results.extend(w.map(Tensor::into_vec).into_iter().chain(b.map(Tensor::into_vec)));
+        if let Some(cp) = cp {
+            results.extend([cp.a, cp.b, cp.c].map(Tensor::into_vec));
+            results.extend(cp.lambda.map(Tensor::into_vec));
+        }
+    };
+    keep(layer.backward_pairs(z, x, g).unwrap());
+    keep(linear.backward_pairs(z, x, g).unwrap());
+    keep(core.backward_pairs_reduced(z, x, Reduction::Sum, cube(9, [s, t, k])).unwrap());
+    results.push(core.forward_pairs_reduced(z, x, Reduction::Sum).unwrap().into_vec());
+    results
+}
+
+#[test]
+fn many_blocks_of_pairs() {
+    let Some(context) = device::cuda() else { return };
+    let host = Context::new(Device::Cpu).unwrap();
+    for sizes in PAIRS {
+        for cp in [true, false] {
+            let (ours, expected) = (results_of_pairs(context, sizes, cp), results_of_pairs(host, sizes, cp));
+            assert_eq!(ours.len(), expected.len());
+            for (index, (ours, expected)) in ours.iter().zip(&expected).enumerate() {
+                assert_eq!(ours, expected, "{sizes:?} cp {cp}: result {index}");
+            }
+        }
+    }
+}
+
+/// Sums over so many problems that these are cut, of either type of result.
+#[test]
+fn problems_in_blocks() {
+    fn check<T: crate::Element>(context: Context) {
+        let [m, s, t, i, j, k] = [150, 2, 3, 2, 9, 1];
+        let values = |seed, len| integers(seed, len).into_iter().map(|v| T::from_f64(v.into())).collect::<Vec<T>>();
+        let (w, b, z, x) = (values(1, k * i * j), values(2, k), values(3, m * s * i), values(4, m * t * j));
+        let (z, x) = (View::new(&z, [m, s, i]).unwrap(), View::new(&x, [m, t, j]).unwrap());
+        let layer = Interaction::dense(View::new(&w, [k, i, j]).unwrap()).unwrap().with_b(View::vector(&b)).unwrap();
+        let (a, of_b, c) = (values(5, k * 8), values(6, i * 8), values(7, j * 8));
+        let factor = |values, rows| View::new(values, [rows, 8]).unwrap();
+        let cp = Interaction::cp(factor(&a, k), factor(&of_b, i), factor(&c, j)).unwrap();
+        for layer in [layer, cp] {
+            let of = |context| layer.with_context(context).forward_pairs_reduced(z, x, Reduction::Sum).unwrap();
+            assert_eq!(of(context).as_slice(), of(Context::new(Device::Cpu).unwrap()).as_slice());
+        }
+    }
+    let Some(context) = device::cuda() else { return };
+    check::<f32>(context);
+    check::<crate::bf16>(context);
+}
+
+/// Layers whose rows are in several blocks.
+#[test]
+fn many_blocks_of_layers() {
+    let Some(context) = device::cuda() else { return };
+    let ([i, j, k], n) = ([3, 4, 2], 200);
+    let data: Vec<Vec<f32>> =
+        [3 * k * i * j, n * i, n * j, n * k].into_iter().enumerate().map(|(seed, len)| integers(seed, len)).collect();
+    let index: Vec<usize> = (0..n).map(|row| row * 7 % 11 % 4 % 3).collect();
+    let view = |of: usize, columns: usize| View::new(&data[of], [n, columns]).unwrap();
+    let (z, x, g) = (view(1, i), view(2, j), view(3, k));
+    let of = |context| {
+        let layers = Grouped::layers(View::new(&data[0], [3, k, i, j]).unwrap()).unwrap();
+        let layers: Vec<_> = layers.into_iter().map(|layer| layer.with_context(context)).collect();
+        let grouped = Grouped::new(&layers).unwrap();
+        (grouped.forward(&index, z, x).unwrap(), grouped.backward(&index, z, x, g).unwrap())
+    };
+    let (ours, expected) = (of(context), of(Context::new(Device::Cpu).unwrap()));
+    assert_eq!(ours.0, expected.0);
+    assert_eq!((ours.1.z, ours.1.x), (expected.1.z, expected.1.x));
+    for (ours, expected) in ours.1.layers.into_iter().zip(expected.1.layers) {
+        assert_eq!(ours.w, expected.w);
+    }
 }
 
 fn flat(of: &crate::Gradients<f32, 3>) -> crate::Gradients<f32, 2> {

@@ -458,7 +458,7 @@ impl Exact {
         Exact { gradients, tied }
     }
 
-    fn of(&self, part: Part) -> &Reference {
+    pub fn of(&self, part: Part) -> &Reference {
         let cp = || self.gradients.cp.as_ref().unwrap();
         match part {
             Part::Z => &self.gradients.z,

@@ -22,6 +22,18 @@ pub struct Pairs<T> {
 /// P, S, T, I, J, K, R.
 pub type Sizes = [usize; 7];
 
+/// Each axis empty in turn, and all of one element.
+pub const SMALLEST: [Sizes; 8] = [
+    [0, 3, 2, 2, 2, 2, 2],
+    [3, 0, 2, 2, 2, 2, 2],
+    [2, 3, 0, 4, 2, 2, 2],
+    [2, 3, 4, 0, 2, 2, 2],
+    [2, 3, 4, 2, 0, 2, 2],
+    [2, 3, 4, 5, 2, 0, 2],
+    [2, 3, 4, 5, 2, 3, 0],
+    [1, 1, 1, 1, 1, 1, 1],
+];
+
 impl<T: Element> Pairs<T> {
     pub fn uniform(form: Form, sizes: Sizes, seed: u64) -> Self {
         let mut random = Random(seed);
@@ -63,6 +75,23 @@ impl<T: Element> Pairs<T> {
     pub fn exact_gradients(&self) -> reference::Gradients {
         let laid = self.laid(0);
         reference::backward_pairs(&laid.case.layer(), laid.z.view(), laid.x.view(), laid.g.view()).unwrap()
+    }
+
+    /// Of all pairs written out, forward.
+    pub fn flops(&self) -> usize {
+        let ([p, s, t], [_, _, i, j, k, r]) = (self.rows, self.case.sizes);
+        let one = match self.case.form {
+            Form::Dense => i * j * k,
+            Form::Linear => 0,
+            Form::Cp | Form::CpLambda => r * (i + j + k),
+        };
+        2 * p * s * t * (one + k * (i + j))
+    }
+
+    /// The sizes and the form, by which a device's cases differ.
+    pub fn classes(&self) -> [usize; 8] {
+        let ([p, s, t], [_, _, i, j, k, r]) = (self.rows, self.case.sizes);
+        [p, s, t, i, j, k, r, self.case.form as usize]
     }
 
     /// The shape of y.

@@ -245,11 +245,11 @@ impl Work {
     }
 
     /// The launches of a CUDA device, as ARCHITECTURE.md has them, for a layer without linear terms. Of CP, H = P⊙Q, dP, dQ are
-    /// written by one launch and read by the next. None for shared contexts, whose launches work on blocks of groups.
+    /// written by one launch and read by the next. None for shared contexts and all pairs, whose launches work on blocks.
     #[cfg(feature = "cuda")]
     pub(crate) fn launches(self, shape: Shape, [storage, accumulator]: [usize; 2]) -> Vec<Launch> {
         let mut launches = Vec::new();
-        if shape.rows > 1 {
+        if shape.rows > 1 || shape.sharing > 1 {
             return launches;
         }
         let [n, i, j, k, r] = [shape.n, shape.i, shape.j, shape.k, shape.r.unwrap_or(0)].map(|size| size as u128);

@@ -60,6 +60,10 @@ pub(crate) fn of<T: Element>(work: Work, shape: Shape) -> Vec<Baseline<T>> {
     };
     let parts = work.parts(shape);
     let mut all = Vec::new();
+    // Of all pairs there is none.
+    if shape.sharing > 1 {
+        return all;
+    }
     let mut add = |name: &'static str, intermediates: Option<Vec<usize>>, enqueue: Enqueue<T>| {
         all.extend(intermediates.map(|intermediates| Baseline { name, intermediates, enqueue }));
     };
