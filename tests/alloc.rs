@@ -243,6 +243,10 @@ fn blocks_repeated<T: Element>(threads: usize) {
     let (z, x) = (View::new(&z, [n, k]).unwrap(), View::new(&x, [n, k]).unwrap());
     let (groups, shared_z) = (3, z.slice(0, 0..3).unwrap());
     let shared_x = View::new(x.as_slice().unwrap(), [groups, n / groups, k]).unwrap();
+    let all = x.as_slice().unwrap();
+    let [pair_z, pair_x] = [5, 7].map(|rows| View::new(&all[..2 * rows * k], [2, rows, k]).unwrap());
+    let (pair_g, of_weights) = (View::new(&all[..70 * k], [2, 5, 7, k]).unwrap(), View::new(all, [25, k, k]).unwrap());
+    let of_weights = of_weights.slice(0, 0..groups).unwrap();
     let metrics = [Precision::Full(square), Precision::Factor(factor), Precision::Diagonal(View::vector(&d))];
     let forms =
         [(&[diagonal][..], false), (&[generated], false), (&[tucker], true), (&[diagonal, tucker, generated], true)];
@@ -252,7 +256,28 @@ fn blocks_repeated<T: Element>(threads: usize) {
         let [mut dz, mut dx] = [(); 2].map(|()| Tensor::<T::Accumulator, 2>::zeros([n, k]).unwrap());
         let [mut da, mut db] = [(); 2].map(|()| Tensor::<T::Accumulator, 2>::zeros([k, r]).unwrap());
         let mut dcore = Tensor::<T::Accumulator, 3>::zeros([r; 3]).unwrap();
+        let (mut pairs, mut bias) = (Tensor::zeros([2, 5, 7, k]).unwrap(), Tensor::zeros([groups, k]).unwrap());
+        let mut weights = Tensor::zeros([groups, k, k]).unwrap();
+        let [mut pair_dz, mut pair_dx] = [5, 7].map(|rows| Tensor::<T::Accumulator, 3>::zeros([2, rows, k]).unwrap());
         let mut call = || {
+            layer.forward_pairs_into(pair_z, pair_x, pairs.view_mut()).unwrap();
+            layer.generate_into(shared_z, weights.view_mut(), bias.view_mut()).unwrap();
+            for generated in [false, true] {
+                let mut wanted: [WantedBlock<'_, T>; 3] = std::array::from_fn(|_| WantedBlock::default());
+                if has_tucker {
+                    wanted[blocks.len() / 2].c = Some(Gradient::write(db.view_mut()));
+                    wanted[blocks.len() / 2].core = Some(Gradient::write(dcore.view_mut()));
+                }
+                let blocks = &mut wanted[..blocks.len()];
+                if generated {
+                    let wanted = Wanted { z: None, blocks, ..Wanted::default() };
+                    layer.backward_generate_into(shared_z, of_weights, shared_z, wanted).unwrap();
+                    continue;
+                }
+                let (dz, dx) = (Gradient::write(pair_dz.view_mut()), Gradient::write(pair_dx.view_mut()));
+                let wanted = Wanted { z: Some(dz), x: Some(dx), blocks, ..Wanted::default() };
+                layer.backward_pairs_into(pair_z, pair_x, pair_g, wanted).unwrap();
+            }
             layer.forward_into(z, x, y.view_mut()).unwrap();
             layer.forward_shared_into(shared_z, shared_x, shared.view_mut()).unwrap();
             layer.attend_into(z, x, y.view_mut()).unwrap();
