@@ -29,6 +29,8 @@ INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*
 def dynamic_bytes(kernel):
     """Shared memory that the launch gives, as in the headers of kernels/*.cuh, with no depth resident."""
     operation, kind, tile = kernel.removesuffix("_sm80").split("_")
+    if operation.endswith("gate"):
+        return 0
     bm, bn, bk = map(int, tile.split("x"))
     size = 8 if kind == "f64" else 4
     if kind == "tf32x2":
@@ -95,7 +97,7 @@ def occupancy(arch, registers, shared, threads):
     per_warp = (registers * 32 + 255) // 256 * 256
     blocks = min(65536 // (per_warp * threads // 32), THREADS[arch] // threads, 32)
     reserved = 0 if arch == 75 else 1024
-    blocks = min(blocks, SHARED[arch] * 1024 // (shared + reserved))
+    blocks = min(blocks, SHARED[arch] * 1024 // max(shared + reserved, 1))
     return blocks, blocks * threads / THREADS[arch]
 
 

@@ -1,12 +1,12 @@
 //! From a call's context to the engine that computes it, once all its operands are known to be where that engine reads them.
 //! This is the only way to either engine.
 
-use crate::gradients::{Fill, Gradient, OnHost};
+use crate::gradients::{Fill, Gradient, OnHost, WantedBlock};
 use crate::grouped::{Grouped, GroupedWanted};
 use crate::place::{self, Located, Place};
-use crate::{Context, Device, Element, Interaction, Plan, Result, Saved, Tangents, View, ViewMut, Wanted, cpu};
 #[cfg(feature = "cuda")]
-use crate::{Error, cuda};
+use crate::{Block, Error, cuda};
+use crate::{Context, Device, Element, Interaction, Plan, Result, Saved, Tangents, Tensor, View, ViewMut, Wanted, cpu};
 
 /// What is not computed on a CUDA device.
 #[cfg(feature = "cuda")]
@@ -31,30 +31,35 @@ impl Fill for Engine {
     }
 }
 
-/// The context's engine, for operands that it can read. Sums of blocks are computed by the processor, whatever the context says:
-/// operands of the host. Errors: [`crate::Error::Place`] and those of the device; [`crate::Error::Unsupported`] of blocks beside
-/// operands in a device's memory.
+/// The context's engine, for operands that it can read; `wanted` are the destinations of blocks' gradients. Errors:
+/// [`crate::Error::Place`] and those of the device.
 #[inline]
-#[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "only devices refuse a form"))]
-fn engine<T: Element>(layer: &Interaction<'_, T>, context: &Context, operands: &[&[Located]]) -> Result<Engine> {
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "only devices have two places"))]
+fn engine<T: Element>(
+    layer: &Interaction<'_, T>,
+    context: &Context,
+    operands: &[&[Located]],
+    wanted: &[WantedBlock<'_, T>],
+) -> Result<Engine> {
     match context.device() {
         Device::Cpu => place::all(Place::HOST, operands).map(|()| Engine::Cpu),
         #[cfg(feature = "cuda")]
         device @ Device::Cuda(ordinal) => {
             let here = Place::of(device)?;
-            let present = || operands.iter().flat_map(|some| some.iter().copied()).flatten();
-            let elsewhere = present().find(|&(_, place)| place != here && !place.is_host());
-            if let Some((operand, actual)) = elsewhere {
-                return Err(Error::Place { operand, expected: device, actual: actual.device() });
+            let of_blocks = || layer.terms().iter().flat_map(Block::operands);
+            let of_wanted = || wanted.iter().flat_map(WantedBlock::located);
+            let given = || operands.iter().flat_map(|some| some.iter().copied());
+            let present = || given().chain(of_blocks()).chain(of_wanted()).flatten();
+            let refuse = |(operand, actual): (&'static str, Place)| {
+                Err(Error::Place { operand, expected: device, actual: actual.device() })
+            };
+            if let Some(elsewhere) = present().find(|&(_, place)| place != here && !place.is_host()) {
+                return refuse(elsewhere);
             }
             // Copied there and back if nothing is there yet.
             let staged = present().all(|(_, place)| place.is_host());
-            if !layer.terms().is_empty() {
-                let what = "sums of blocks in a device's memory";
-                return if staged { Ok(Engine::Cpu) } else { Err(Error::Unsupported { what }) };
-            }
-            if !staged {
-                place::all(here, operands)?;
+            if let Some(elsewhere) = present().find(|(_, place)| !staged && *place != here) {
+                return refuse(elsewhere);
             }
             cuda::Target::new(context, ordinal, staged).map(Engine::Cuda)
         }
@@ -63,13 +68,27 @@ fn engine<T: Element>(layer: &Interaction<'_, T>, context: &Context, operands: &
     }
 }
 
-/// That the layer's weights are where its context reads them. Errors: [`crate::Error::Place`] and those of the device.
-pub(crate) fn check<T: Element>(layer: &Interaction<'_, T>) -> Result<()> {
-    check_in(layer, &layer.context()?)
+/// The same for operations in which CUDA devices do not compute sums of blocks: the processor does, of operands of the host. Errors:
+/// those of `engine`, and [`crate::Error::Unsupported`] of blocks in a device's memory.
+#[inline]
+fn engine_but_blocks<T: Element>(
+    layer: &Interaction<'_, T>,
+    context: &Context,
+    operands: &[&[Located]],
+) -> Result<Engine> {
+    match engine(layer, context, operands, &[])? {
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(target) if !layer.terms().is_empty() => {
+            let what = "all pairs and grouped layers of sums of blocks in a device's memory";
+            if target.is_staged() { Ok(Engine::Cpu) } else { Err(Error::Unsupported { what }) }
+        }
+        engine => Ok(engine),
+    }
 }
 
-fn check_in<T: Element>(layer: &Interaction<'_, T>, context: &Context) -> Result<()> {
-    engine(layer, context, &[&layer.located()]).map(|_| ())
+/// That the layer's weights are where its context reads them. Errors: [`crate::Error::Place`] and those of the device.
+pub(crate) fn check<T: Element>(layer: &Interaction<'_, T>) -> Result<()> {
+    engine(layer, &layer.context()?, &[&layer.located()], &[]).map(|_| ())
 }
 
 fn at<T, const D: usize>(name: &'static str, view: &View<'_, T, D>) -> Located {
@@ -88,10 +107,57 @@ pub(crate) fn forward<T: Element>(
     y: ViewMut<'_, T, 2>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), to("y", &y)];
-    match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands], &[])? {
         Engine::Cpu => cpu::forward(layer, z, x, y),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::forward(&target, layer, z, x, Gradient::write(y)),
+    }
+}
+
+pub(crate) fn attend<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    x: View<'_, T, 2>,
+    y: ViewMut<'_, T, 2>,
+) -> Result<()> {
+    let operands = [at("z", &z), at("x", &x), to("y", &y)];
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands], &[])? {
+        Engine::Cpu => cpu::attend(layer, z, x, y),
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(target) => cuda::attend(&target, layer, z, x, y),
+    }
+}
+
+pub(crate) fn attend_backward<T: Element>(
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    x: View<'_, T, 2>,
+    g: View<'_, T, 2>,
+    mut wanted: Wanted<'_, T>,
+) -> Result<()> {
+    let context = layer.context()?;
+    let operands = [at("z", &z), at("x", &x), at("g", &g)];
+    let engine = engine(layer, &context, &[&layer.located(), &operands, &wanted.located()], wanted.blocks)?;
+    wanted.saved.map_or(Ok(()), |saved| saved.check_place(&context))?;
+    match engine {
+        Engine::Cpu => {
+            let mut dm = Tensor::zeros(g.shape())?;
+            let inputs = [&mut wanted.x, &mut wanted.tied]
+                .map(|to| to.as_mut().map(|Gradient { to, add }| Gradient { to: to.reborrow(), add: *add }));
+            cpu::attend_back(layer, [z, x, g], dm.view_mut(), inputs)?;
+            for to in [&mut wanted.x, &mut wanted.tied].into_iter().flatten() {
+                to.add = true;
+            }
+            backward(layer, z, x, dm.view(), wanted)
+        }
+        #[cfg(feature = "cuda")]
+        Engine::Cuda(target) => {
+            let layer = &layer.along([true; 3]);
+            // dx has m in it, whatever the layer.
+            let (of_x, tied) = (wanted.x.take(), wanted.tied.take());
+            let wanted = wanted.nonzero(layer, x.shape()[0], &Engine::Cuda(target))?;
+            cuda::attend_backward(&target, layer, z, x, g, Wanted { x: of_x, tied, ..wanted })
+        }
     }
 }
 
@@ -103,7 +169,7 @@ pub(crate) fn forward_saving<T: Element>(
     saved: &mut Saved<T>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), to("y", &y)];
-    match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands], &[])? {
         Engine::Cpu => cpu::forward_saving(layer, z, x, y, saved),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::forward_saving(&target, layer, z, x, y, saved),
@@ -117,7 +183,7 @@ pub(crate) fn forward_shared<T: Element>(
     y: ViewMut<'_, T, 3>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), to("y", &y)];
-    match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands], &[])? {
         Engine::Cpu => cpu::forward_shared(layer, z, x, y),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::forward_shared(&target, layer, z, x, y),
@@ -131,7 +197,7 @@ pub(crate) fn forward_pairs<T: Element>(
     y: ViewMut<'_, T, 4>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), to("y", &y)];
-    match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
+    match engine_but_blocks(layer, &layer.context()?, &[&layer.located(), &operands])? {
         Engine::Cpu => cpu::forward_pairs(layer, z, x, y),
         #[cfg(feature = "cuda")]
         Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
@@ -145,7 +211,7 @@ pub(crate) fn generate<T: Element>(
     bias: ViewMut<'_, T, 2>,
 ) -> Result<()> {
     let operands = [at("z", &z), to("weights", &weights), to("bias", &bias)];
-    match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands], &[])? {
         Engine::Cpu => cpu::generate(layer, z, weights, bias),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::generate(&target, layer, z, weights, bias),
@@ -160,7 +226,7 @@ pub(crate) fn tangent<T: Element>(
     gradient: Gradient<'_, T::Accumulator, 2>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), to("tangent", &gradient.to)];
-    match engine(layer, &layer.context()?, &[&layer.located(), &operands, &tangents.located()])? {
+    match engine(layer, &layer.context()?, &[&layer.located(), &operands, &tangents.located()], &[])? {
         Engine::Cpu => cpu::tangent(layer, z, x, tangents, gradient),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::tangent(&target, layer, z, x, tangents, gradient),
@@ -176,7 +242,7 @@ pub(crate) fn backward<T: Element>(
 ) -> Result<()> {
     let context = layer.context()?;
     let operands = [at("z", &z), at("x", &x), at("g", &g)];
-    let engine = engine(layer, &context, &[&layer.located(), &operands, &wanted.located()])?;
+    let engine = engine(layer, &context, &[&layer.located(), &operands, &wanted.located()], wanted.blocks)?;
     wanted.saved.map_or(Ok(()), |saved| saved.check_place(&context))?;
     let layer = &layer.along([true; 3]);
     let wanted = wanted.nonzero(layer, x.shape()[0], &engine)?;
@@ -196,7 +262,7 @@ pub(crate) fn backward_shared<T: Element>(
 ) -> Result<()> {
     let context = layer.context()?;
     let operands = [at("z", &z), at("x", &x), at("g", &g)];
-    let engine = engine(layer, &context, &[&layer.located(), &operands, &wanted.located()])?;
+    let engine = engine(layer, &context, &[&layer.located(), &operands, &wanted.located()], wanted.blocks)?;
     wanted.saved.map_or(Ok(()), |saved| saved.check_place(&context))?;
     let layer = &layer.along([true; 3]);
     let wanted = wanted.nonzero(layer, x.shape()[0].saturating_mul(x.shape()[1]), &engine)?;
@@ -215,7 +281,7 @@ pub(crate) fn backward_pairs<T: Element>(
     wanted: Wanted<'_, T, 3, 3>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), at("g", &g)];
-    match engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])? {
+    match engine_but_blocks(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])? {
         Engine::Cpu => {
             let layer = layer.along([true; 3]);
             let [p, s, t, _] = g.shape();
@@ -235,7 +301,7 @@ pub(crate) fn backward_generate<T: Element>(
     wanted: Wanted<'_, T>,
 ) -> Result<()> {
     let operands = [at("z", &z), at("weights", &weights), at("bias", &bias)];
-    let engine = engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])?;
+    let engine = engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()], wanted.blocks)?;
     let layer = &layer.along([true; 3]);
     let wanted = wanted.nonzero(layer, z.shape()[0], &engine)?;
     match engine {
@@ -246,7 +312,7 @@ pub(crate) fn backward_generate<T: Element>(
 }
 
 pub(crate) fn plan<T: Element>(layer: &Interaction<'_, T>, rows: usize) -> Result<Plan> {
-    match engine(layer, &layer.context()?, &[&layer.located()])? {
+    match engine(layer, &layer.context()?, &[&layer.located()], &[])? {
         Engine::Cpu => cpu::plan(layer, rows),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::plan(&target, layer, rows),
@@ -254,7 +320,7 @@ pub(crate) fn plan<T: Element>(layer: &Interaction<'_, T>, rows: usize) -> Resul
 }
 
 pub(crate) fn plan_shared<T: Element>(layer: &Interaction<'_, T>, groups: usize, rows: usize) -> Result<Plan> {
-    match engine(layer, &layer.context()?, &[&layer.located()])? {
+    match engine(layer, &layer.context()?, &[&layer.located()], &[])? {
         Engine::Cpu => cpu::plan_shared(layer, groups, rows),
         #[cfg(feature = "cuda")]
         Engine::Cuda(target) => cuda::plan_shared(&target, layer, groups, rows),
@@ -262,7 +328,7 @@ pub(crate) fn plan_shared<T: Element>(layer: &Interaction<'_, T>, groups: usize,
 }
 
 pub(crate) fn plan_pairs<T: Element>(layer: &Interaction<'_, T>, sizes: [usize; 3]) -> Result<Plan> {
-    match engine(layer, &layer.context()?, &[&layer.located()])? {
+    match engine_but_blocks(layer, &layer.context()?, &[&layer.located()])? {
         Engine::Cpu => cpu::plan_pairs(layer, sizes),
         #[cfg(feature = "cuda")]
         Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
@@ -272,12 +338,12 @@ pub(crate) fn plan_pairs<T: Element>(layer: &Interaction<'_, T>, sizes: [usize; 
 /// The engine of the first layer's context, for layers that it can read.
 fn grouped<T: Element>(grouped: &Grouped<'_, T>, operands: &[Located]) -> Result<Engine> {
     let context = grouped.first.context()?;
-    let found = engine(grouped.first, &context, &[operands, &grouped.first.located()])?;
+    let found = engine_but_blocks(grouped.first, &context, &[operands, &grouped.first.located()])?;
     for layer in &grouped.layers[1..] {
         match found {
             Engine::Cpu => place::host(layer.located())?,
             #[cfg(feature = "cuda")]
-            Engine::Cuda(_) => check_in(layer, &context)?,
+            Engine::Cuda(_) => engine_but_blocks(layer, &context, &[&layer.located()]).map(|_| ())?,
         }
     }
     Ok(found)
@@ -307,7 +373,7 @@ pub(crate) fn backward_grouped<T: Element>(
     let dx = wanted.x.as_ref().and_then(|gradient| to("dx", &gradient.to));
     let found = grouped(layers, &[at("z", &z), at("x", &x), at("g", &g), dz, dx])?;
     for of_layer in wanted.layers.iter() {
-        engine(layers.first, &layers.first.context()?, &[&of_layer.located()])?;
+        engine_but_blocks(layers.first, &layers.first.context()?, &[&of_layer.located()])?;
     }
     match found {
         Engine::Cpu => cpu::backward_grouped(layers, index, [z, x, g], wanted),
@@ -324,7 +390,7 @@ pub(crate) fn forward_pairs_reduced<T: Element>(
     scale: f64,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), to("y", &y)];
-    match engine(layer, &layer.context()?, &[&layer.located(), &operands])? {
+    match engine_but_blocks(layer, &layer.context()?, &[&layer.located(), &operands])? {
         Engine::Cpu => cpu::forward_pairs_reduced(layer, z, x, y, scale),
         #[cfg(feature = "cuda")]
         Engine::Cuda(_) => Err(Error::Unsupported { what: ALL_PAIRS }),
@@ -340,7 +406,7 @@ pub(crate) fn backward_pairs_reduced<T: Element>(
     scale: f64,
 ) -> Result<()> {
     let operands = [at("z", &z), at("x", &x), at("g", &g)];
-    match engine(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])? {
+    match engine_but_blocks(layer, &layer.context()?, &[&layer.located(), &operands, &wanted.located()])? {
         Engine::Cpu => {
             let layer = layer.along([true; 3]);
             let [s, t, _] = g.shape();

@@ -4,7 +4,7 @@ mod common;
 
 use common::blocks::{Case, forms};
 use common::layout::Layout;
-use common::{assert_same, contexts};
+use common::{assert_same, contexts, ways};
 use trilinear::reference::error_bound;
 use trilinear::{Context, DType, Device, Element, Interaction};
 
@@ -14,23 +14,24 @@ const ROWS: [[usize; 2]; 5] = [[1, 1], [3, 1], [21, 1], [2, 3], [1, 20]];
 
 /// To the last bit, in every layout.
 fn integers<T: Element>() {
-    let contexts = contexts();
     for (index, sizes) in SIZES.into_iter().enumerate() {
         for (number, form) in forms(sizes).iter().enumerate() {
             for (at, rows) in ROWS.into_iter().enumerate() {
                 let layout = (index + number + at) % Layout::<2>::all().len();
-                Case::<T>::integers(form, rows, layout, false, number as u64).check_forward(&contexts, true);
+                let case = Case::<T>::integers(form, rows, layout, false, number as u64);
+                case.check_forward(&ways(case.flops()), true);
             }
-            Case::<T>::integers(form, [5, 1], 0, false, 1).check_forward(&contexts, true);
+            let case = Case::<T>::integers(form, [5, 1], 0, false, 1);
+            case.check_forward(&ways(case.flops()), true);
         }
     }
 }
 
 fn bounds<T: Element>() {
-    let contexts = contexts();
     for (number, form) in forms(SIZES[1]).iter().enumerate() {
         for (rows, layout) in [([21, 1], 0), ([5, 4], 0), ([6, 1], 1 + number % 7)] {
-            Case::<T>::uniform(form, rows, layout, false, number as u64).check_forward(&contexts, false);
+            let case = Case::<T>::uniform(form, rows, layout, false, number as u64);
+            case.check_forward(&ways(case.flops()), false);
         }
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use common::blocks::{Case, Which, forms};
 use common::layout::Layout;
-use common::{assert_same, contexts};
+use common::{assert_same, ways};
 use trilinear::{Context, Device, Element};
 
 const SIZES: [[usize; 4]; 2] = [[3, 4, 5, 2], [7, 19, 6, 17]];
@@ -20,26 +20,24 @@ fn mixed(contexts: &[Context], mix: usize) -> Vec<(Context, Which, bool)> {
 
 /// To the last bit, in every layout, written and added.
 fn integers<T: Element>() {
-    let contexts = contexts();
     for (index, sizes) in SIZES.into_iter().enumerate() {
         for (number, form) in forms(sizes).iter().enumerate() {
             for (at, rows) in ROWS.into_iter().enumerate() {
                 let mix = index + number + at;
                 let case = Case::<T>::integers(form, rows, mix % Layout::<2>::all().len(), false, number as u64);
-                case.check_backward(&mixed(&contexts, mix), true);
+                case.check_backward(&mixed(&ways(4 * case.flops()), mix), true);
             }
             let case = Case::<T>::integers(form, [5, 1], 0, false, 1);
-            case.check_backward(&mixed(&contexts, number), true);
+            case.check_backward(&mixed(&ways(4 * case.flops()), number), true);
         }
     }
 }
 
 fn bounds<T: Element>() {
-    let contexts = contexts();
     for (number, form) in forms(SIZES[1]).iter().enumerate() {
         for (rows, layout) in [([21, 1], 0), ([5, 4], 0), ([6, 1], 1 + number % 7)] {
             let case = Case::<T>::uniform(form, rows, layout, false, number as u64);
-            case.check_backward(&mixed(&contexts, 3 * number), false);
+            case.check_backward(&mixed(&ways(4 * case.flops()), 3 * number), false);
         }
     }
 }
@@ -49,8 +47,8 @@ fn tied<T: Element>() {
     for form in forms([6, 9, 9, 9]).iter().filter(|form| form.sizes[1] == form.sizes[2]) {
         for add in [false, true] {
             let case = Case::<T>::integers(form, [11, 1], usize::from(add), true, 5);
-            case.check_forward(&contexts(), true);
-            let ways: Vec<_> = contexts().into_iter().map(|context| (context, Which::All, add)).collect();
+            case.check_forward(&ways(case.flops()), true);
+            let ways: Vec<_> = ways(4 * case.flops()).into_iter().map(|context| (context, Which::All, add)).collect();
             case.check_backward(&ways, true);
         }
     }

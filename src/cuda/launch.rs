@@ -8,7 +8,7 @@ use cudarc::driver::sys;
 use super::choose::Kernel;
 use super::driver::{Gpu, is_sticky, reason};
 use super::module;
-use super::problem::{Contracts, Grams, Hidden};
+use super::problem::{Contracts, Gate, GateBack, Grams, Hidden};
 use crate::{Error, Result};
 
 /// The one parameter of a kernel, by value.
@@ -17,6 +17,8 @@ pub(super) trait Parameter: Copy {}
 impl Parameter for Contracts {}
 impl Parameter for Grams {}
 impl Parameter for Hidden {}
+impl Parameter for Gate {}
+impl Parameter for GateBack {}
 
 /// Enqueues `blocks` blocks of a kernel. Errors: [`Error::Kernel`], [`Error::Launch`], [`Error::Fault`].
 ///
