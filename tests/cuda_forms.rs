@@ -127,7 +127,44 @@ fn on_the_device<T: Element>() {
     });
 }
 
-for_each_dtype!(on_the_device);
+/// Rows of several blocks of threads, long rows of several tiles, groups of several parts; vectors and what is left of them.
+fn gates<T: Element>() {
+    let Some(context) = cuda() else { return };
+    let host = Context::new(Device::Cpu).unwrap();
+    for (groups, each, r) in
+        [(300, 1, 17), (20, 1, 40), (3, 1, 1100), (1, 2, 2052), (2, 70, 40), (1, 500, 3), (5, 4, 1)]
+    {
+        let (n, mut random) = (groups * each, Random(r as u64));
+        let mut matrix = |rows: usize| random.integers::<T>(rows * r, 2);
+        let (z, x, g, d, b) = (matrix(groups), matrix(n), matrix(n), matrix(1), matrix(1));
+        let blocks = [Block::diagonal(View::vector(&d))];
+        let layer = Interaction::blocks(&blocks).unwrap().with_b(View::vector(&b)).unwrap();
+        let (z, x) = (View::new(&z, [groups, r]).unwrap(), View::new(&x, [groups, each, r]).unwrap());
+        let g = View::new(&g, [groups, each, r]).unwrap();
+        let [ours, expected] = [context, host].map(|context| {
+            let layer = layer.with_context(context);
+            (layer.forward_shared(z, x).unwrap(), layer.backward_shared(z, x, g).unwrap())
+        });
+        let what = |name: &str| format!("{name} {groups} × {each} × {r} {}", T::DTYPE);
+        same(ours.0.as_slice(), expected.0.as_slice(), &what("y"));
+        let (ours, expected) = (ours.1, expected.1);
+        same(ours.z.as_slice(), expected.z.as_slice(), &what("dz"));
+        same(ours.x.as_slice(), expected.x.as_slice(), &what("dx"));
+        same(ours.b.unwrap().as_slice(), expected.b.unwrap().as_slice(), &what("db"));
+        let [ours, expected] = [ours, expected].map(|mut found| found.blocks.remove(0).diagonal.unwrap());
+        same(ours.as_slice(), expected.as_slice(), &what("dd"));
+    }
+}
+
+/// The same, with zeros of either sign as one.
+#[track_caller]
+fn same<T: Element>(ours: &[T], expected: &[T], what: &str) {
+    let [ours, expected] =
+        [ours, expected].map(|all| all.iter().map(|value| T::from_f64(value.to_f64() + 0.0)).collect::<Vec<_>>());
+    assert_same(&ours, &expected, what);
+}
+
+for_each_dtype!(on_the_device, gates);
 
 /// Every operand of a block is looked at.
 #[test]

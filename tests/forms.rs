@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::blocks::{Case, forms};
+use common::blocks::{Case, forms, ways};
 use common::layout::Layout;
-use common::{assert_same, contexts, ways};
+use common::{assert_same, contexts};
 use trilinear::reference::error_bound;
 use trilinear::{Context, DType, Device, Element, Interaction};
 
@@ -19,19 +19,20 @@ fn integers<T: Element>() {
             for (at, rows) in ROWS.into_iter().enumerate() {
                 let layout = (index + number + at) % Layout::<2>::all().len();
                 let case = Case::<T>::integers(form, rows, layout, false, number as u64);
-                case.check_forward(&ways(case.flops()), true);
+                // One size and number of rows of each.
+                let turn = index == number % 2 && at == number % ROWS.len();
+                case.check_forward(&ways::<T>(number, turn, 0), true);
             }
-            let case = Case::<T>::integers(form, [5, 1], 0, false, 1);
-            case.check_forward(&ways(case.flops()), true);
+            Case::<T>::integers(form, [5, 1], 0, false, 1).check_forward(&contexts(), true);
         }
     }
 }
 
 fn bounds<T: Element>() {
     for (number, form) in forms(SIZES[1]).iter().enumerate() {
-        for (rows, layout) in [([21, 1], 0), ([5, 4], 0), ([6, 1], 1 + number % 7)] {
+        for (at, (rows, layout)) in [([21, 1], 0), ([5, 4], 0), ([6, 1], 1 + number % 7)].into_iter().enumerate() {
             let case = Case::<T>::uniform(form, rows, layout, false, number as u64);
-            case.check_forward(&ways(case.flops()), false);
+            case.check_forward(&ways::<T>(number, at == number % 3, case.flops()), false);
         }
     }
 }
