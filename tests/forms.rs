@@ -19,9 +19,9 @@ fn integers<T: Element>() {
             for (at, rows) in ROWS.into_iter().enumerate() {
                 let layout = (index + number + at) % Layout::<2>::all().len();
                 let case = Case::<T>::integers(form, rows, layout, false, number as u64);
-                // One size and number of rows of each.
-                let turn = index == number % 2 && at == number % ROWS.len();
-                case.check_forward(&ways::<T>(number, turn, 0), true);
+                // One number of rows of each.
+                let turn = at == (index + number) % ROWS.len();
+                case.check_forward(&ways(turn, 0), true);
             }
             Case::<T>::integers(form, [5, 1], 0, false, 1).check_forward(&contexts(), true);
         }
@@ -32,7 +32,7 @@ fn bounds<T: Element>() {
     for (number, form) in forms(SIZES[1]).iter().enumerate() {
         for (at, (rows, layout)) in [([21, 1], 0), ([5, 4], 0), ([6, 1], 1 + number % 7)].into_iter().enumerate() {
             let case = Case::<T>::uniform(form, rows, layout, false, number as u64);
-            case.check_forward(&ways::<T>(number, at == number % 3, case.flops()), false);
+            case.check_forward(&ways(at == number % 3, case.flops()), false);
         }
     }
 }

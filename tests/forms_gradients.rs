@@ -25,9 +25,9 @@ fn integers<T: Element>() {
             for (at, rows) in ROWS.into_iter().enumerate() {
                 let mix = index + number + at;
                 let case = Case::<T>::integers(form, rows, mix % Layout::<2>::all().len(), false, number as u64);
-                // One size and number of rows of each.
-                let turn = index == number % 2 && at == number % ROWS.len();
-                case.check_backward(&mixed(&ways::<T>(number, turn, 0), mix), true);
+                // One number of rows of each.
+                let turn = at == (index + number) % ROWS.len();
+                case.check_backward(&mixed(&ways(turn, 0), mix), true);
             }
             let case = Case::<T>::integers(form, [5, 1], 0, false, 1);
             case.check_backward(&mixed(&contexts(), number), true);
@@ -39,7 +39,7 @@ fn bounds<T: Element>() {
     for (number, form) in forms(SIZES[1]).iter().enumerate() {
         for (at, (rows, layout)) in [([21, 1], 0), ([5, 4], 0), ([6, 1], 1 + number % 7)].into_iter().enumerate() {
             let case = Case::<T>::uniform(form, rows, layout, false, number as u64);
-            let ways = ways::<T>(number, at == number % 3, 4 * case.flops());
+            let ways = ways(at == number % 3, 4 * case.flops());
             case.check_backward(&mixed(&ways, 3 * number), false);
         }
     }
@@ -50,7 +50,7 @@ fn tied<T: Element>() {
     for (number, form) in forms([6, 9, 9, 9]).iter().filter(|form| form.sizes[1] == form.sizes[2]).enumerate() {
         for add in [false, true] {
             let case = Case::<T>::integers(form, [11, 1], usize::from(add), true, 5);
-            let ways = ways::<T>(number, add == number.is_multiple_of(2), 0);
+            let ways = ways(add == number.is_multiple_of(2), 0);
             case.check_forward(&ways, true);
             let ways: Vec<_> = ways.into_iter().map(|context| (context, Which::All, add)).collect();
             case.check_backward(&ways, true);

@@ -1,7 +1,7 @@
 //! Layers whose W is a sum of blocks, of every form that there is, and what must come out of them.
 
 use trilinear::reference::{self, Reference};
-use trilinear::{Block, Context, DType, Element, Gradient, Interaction, Result, ViewMut, Wanted, WantedBlock};
+use trilinear::{Block, Context, Element, Gradient, Interaction, Result, ViewMut, Wanted, WantedBlock};
 
 use super::layout::{Embedded, Layout};
 use super::{Random, assert_close, assert_exact};
@@ -93,12 +93,9 @@ pub fn forms([k, i, j, r]: [usize; 4]) -> Vec<Form> {
     forms
 }
 
-/// The ways to compute a case of so many FLOPs; on the device only if it is its turn: each form once in f32, a third of them in each of
-/// the other types.
-pub fn ways<T: Element>(form: usize, turn: bool, flops: usize) -> Vec<Context> {
-    let other = [DType::F64, DType::F16, DType::Bf16].into_iter().position(|dtype| dtype == T::DTYPE);
-    let takes = turn && other.is_none_or(|other| form % 3 == other);
-    super::ways(if takes { flops } else { usize::MAX })
+/// The ways to compute a case of so many FLOPs; on the device only if it is its turn.
+pub fn ways(turn: bool, flops: usize) -> Vec<Context> {
+    super::ways(if turn { flops } else { usize::MAX })
 }
 
 /// A layer's operands and inputs of a batch G × M, in memory of some layout amid NaN.
