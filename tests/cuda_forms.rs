@@ -150,7 +150,7 @@ fn gates<T: Element>() {
         let (ours, expected) = (ours.1, expected.1);
         same(ours.z.as_slice(), expected.z.as_slice(), &what("dz"));
         same(ours.x.as_slice(), expected.x.as_slice(), &what("dx"));
-        same(ours.b.unwrap().as_slice(), expected.b.unwrap().as_slice(), &what("db"));
+        same(ours.b.as_ref().unwrap().as_slice(), expected.b.as_ref().unwrap().as_slice(), &what("db"));
         let [ours, expected] = [ours, expected].map(|mut found| found.blocks.remove(0).diagonal.unwrap());
         same(ours.as_slice(), expected.as_slice(), &what("dd"));
     }

@@ -102,6 +102,16 @@ fn scratch_is_bounded() {
         assert_eq!(plan.launches.len(), 2 * rows.div_ceil(64));
         assert!(plan.scratch <= super::blocks::BLOCK_BYTES, "{plan}");
     }
+    // P, Q and H of 16 components, and H's room once more: 256 bytes a row; two launches for them, and one for y.
+    let core = View::strided(&ones, 0, [9; 3], [0; 3]).unwrap();
+    let tucker = Block::tucker(core).with_a(factor(5)).unwrap().with_b(factor(3)).unwrap().with_c(factor(4)).unwrap();
+    let blocks = [tucker];
+    let layer = Interaction::blocks(&blocks).unwrap().with_context(context);
+    for rows in [16, 17, 10_000] {
+        let plan = layer.plan(rows).unwrap();
+        assert_eq!(plan.launches.len(), 3 * rows.div_ceil(16));
+        assert!(plan.scratch <= super::blocks::BLOCK_BYTES, "{plan}");
+    }
 }
 
 /// All results of a sum of blocks of every kind, of R features on all sides.

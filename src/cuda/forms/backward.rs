@@ -140,9 +140,9 @@ impl Call<'_> {
         let inputs = [0, 1, 2].map(|side| factors[side].then_some((side, sides[side], self.inputs[side])));
         let all = projected(recorder, block, kind, inputs)?;
         let mut own = [None; 3];
-        for side in 0..3 {
+        for (side, own) in own.iter_mut().enumerate() {
             if needed[side] && block.factors[side].is_some() {
-                own[side] = Some(components(recorder, sides[side], block.ranks[side], kind)?);
+                *own = Some(components(recorder, sides[side], block.ranks[side], kind)?);
             }
         }
         let mut to = to;
@@ -151,13 +151,11 @@ impl Call<'_> {
             Core::Dense(core) if self.groups.each == 1 => self.dense(recorder, core, all, own, needed, wanted)?,
             Core::Dense(core) => self.shared(recorder, core, all, own, wanted, to)?,
         };
-        for side in 0..3 {
-            let Some(of) = left.components[side] else { continue };
-            let of = folded(recorder, block, side, sides[side], of)?;
+        for (side, groups) in sides.into_iter().enumerate() {
+            let (Some(of), Some(factor)) = (left.components[side], block.factors[side]) else { continue };
+            let of = folded(recorder, block, side, groups, of)?;
             left.components[side] = Some(of);
-            left.terms[side] = block.factors[side]
-                .filter(|_| side != 0)
-                .map(|factor| linear(Cube::matrix(factor, 0), block.columns(side), sides[side].matrix(of)));
+            left.terms[side] = Some(linear(Cube::matrix(factor, 0), block.columns(side), groups.matrix(of)));
         }
         let [_, dz, dx] = left.terms;
         recorder.contract(&[
