@@ -155,7 +155,7 @@ impl<T: Element> BlockGradients<T> {
         Ok(BlockGradients { core, diagonal, a: a?, b: b?, c: c? })
     }
 
-    fn wanted(&mut self) -> WantedBlock<'_, T> {
+    pub(crate) fn wanted(&mut self) -> WantedBlock<'_, T> {
         WantedBlock {
             core: self.core.as_mut().map(|to| Gradient::write(to.view_mut())),
             diagonal: self.diagonal.as_mut().map(|to| Gradient::write(to.view_mut())),
@@ -167,20 +167,20 @@ impl<T: Element> BlockGradients<T> {
 }
 
 impl<T: Element> WantedBlock<'_, T> {
-    /// Zeros to what is to be written, of operands that nothing is added up of.
-    pub(crate) fn clear(&mut self) {
-        fn clear<A: Element, const D: usize>(gradient: &mut Option<Gradient<'_, A, D>>) {
-            if let Some(mut gradient) = gradient.take().filter(|gradient| !gradient.add) {
-                crate::cpu::fill_zero(&mut gradient.to);
+    /// Zeros to what is to be written, of operands that nothing is added up of. Errors: those of `fill`.
+    fn clear(&mut self, fill: &impl Fill) -> Result<()> {
+        fn clear<A: Element, const D: usize>(fill: &impl Fill, gradient: Option<Gradient<'_, A, D>>) -> Result<()> {
+            match gradient {
+                Some(Gradient { to, add: false }) => fill.zeros(to),
+                _ => Ok(()),
             }
         }
-        let WantedBlock { core, diagonal, a, b, c } = self;
-        clear(core);
-        clear(diagonal);
-        [a, b, c].into_iter().for_each(clear);
+        clear(fill, self.core.take())?;
+        clear(fill, self.diagonal.take())?;
+        [self.a.take(), self.b.take(), self.c.take()].into_iter().try_for_each(|to| clear(fill, to))
     }
 
-    fn located(&self) -> [Located; 5] {
+    pub(crate) fn located(&self) -> [Located; 5] {
         [
             at("dcore", &self.core),
             at("ddiagonal", &self.diagonal),
@@ -258,7 +258,7 @@ impl<T: Element, const D: usize, const Z: usize> Gradients<T, D, Z> {
     }
 
     /// Those of the blocks, to be written.
-    fn of_blocks(&mut self) -> Vec<BlockGradients<T>> {
+    pub(crate) fn of_blocks(&mut self) -> Vec<BlockGradients<T>> {
         std::mem::take(&mut self.blocks)
     }
 
@@ -327,8 +327,10 @@ impl<'a, T: Element, const D: usize, const Z: usize> Wanted<'a, T, D, Z> {
         }
         let any = rows > 0;
         let blocks = self.blocks;
-        if !any || layer.is_absent() {
-            blocks.iter_mut().for_each(WantedBlock::clear);
+        for (index, wanted) in blocks.iter_mut().enumerate() {
+            if !any || layer.terms().get(index).is_none_or(Block::is_empty) {
+                wanted.clear(fill)?;
+            }
         }
         let core = any && !layer.is_absent();
         let (u, v, cp) = (any && layer.u.is_some(), any && layer.v.is_some(), core && layer.rank().is_some());

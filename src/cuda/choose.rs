@@ -44,7 +44,7 @@ impl Kernel {
     }
 }
 
-const fn kernel(
+pub(super) const fn kernel(
     name: &'static str,
     module: &'static str,
     tile: [u32; 3],
@@ -292,9 +292,8 @@ fn sums(target: &Target, problems: &[Gram]) -> &'static [Kernel] {
 
 /// What kernels/gram_split.cuh takes: with products, not sums of q alone.
 fn are_in_two_parts(problems: &[Gram]) -> bool {
-    let takes = |p: &Gram| {
-        p.p == 0 && (p.s == 0 || is_narrow(p.s_type)) && (p.q_type == Type::F32 || is_narrow(p.q_type))
-    };
+    let takes =
+        |p: &Gram| p.p == 0 && (p.s == 0 || is_narrow(p.s_type)) && (p.q_type == Type::F32 || is_narrow(p.q_type));
     problems.iter().all(takes) && problems.iter().any(|p| p.s != 0)
 }
 
