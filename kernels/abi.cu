@@ -1,6 +1,7 @@
 // Sizes and offsets of the parameters' structs as the compiler lays them out. The host's test reads them from the PTX.
 #include <cstddef>
 
+#include "gate_problem.cuh"
 #include "problem.cuh"
 #include "rows.cuh"
 
@@ -17,6 +18,10 @@ extern "C" __device__ uint32_t abi[] = {
     sizeof(Hidden),
     sizeof(RowCopy),
     sizeof(Copies),
+    sizeof(Plane),
+    sizeof(Extent),
+    sizeof(Gate),
+    sizeof(GateBack),
     AT(Segment, w),
     AT(Segment, w_a),
     AT(Segment, w_batch),
@@ -131,4 +136,31 @@ extern "C" __device__ uint32_t abi[] = {
     AT(RowCopy, add),
     AT(Copies, blocks),
     AT(Copies, count),
+    AT(Plane, at),
+    AT(Plane, n),
+    AT(Plane, r),
+    AT(Plane, type),
+    AT(Plane, add),
+    AT(Extent, groups),
+    AT(Extent, each),
+    AT(Extent, r),
+    AT(Extent, parts),
+    AT(Extent, rows),
+    AT(Extent, chunks),
+    AT(Extent, lanes),
+    AT(Gate, extent),
+    AT(Gate, p),
+    AT(Gate, q),
+    AT(Gate, c),
+    AT(Gate, s),
+    AT(Gate, out),
+    AT(GateBack, extent),
+    AT(GateBack, p),
+    AT(GateBack, q),
+    AT(GateBack, d),
+    AT(GateBack, s),
+    AT(GateBack, of_p),
+    AT(GateBack, of_q),
+    AT(GateBack, h),
+    AT(GateBack, of_s),
 };

@@ -29,7 +29,7 @@ INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*
 def dynamic_bytes(kernel):
     """Shared memory that the launch gives, as in the headers of kernels/*.cuh, with no depth resident."""
     operation, kind, tile = kernel.removesuffix("_sm80").split("_")
-    if operation == "rows":
+    if operation == "rows" or operation.endswith("gate"):
         return 0
     bm, bn, bk = map(int, tile.split("x"))
     size = 8 if kind == "f64" else 4

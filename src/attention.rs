@@ -1,14 +1,12 @@
 //! Attention: an interaction's outputs as a gate of x.
 
 use crate::error::check;
-use crate::gradients::Gradient;
-use crate::place;
-use crate::{Element, Gradients, Interaction, Result, Tensor, View, ViewMut, Wanted};
+use crate::{BlockGradients, Element, Gradients, Interaction, Result, Tensor, View, ViewMut, Wanted};
 
 impl<T: Element> Interaction<'_, T> {
     /// y = m⊙x [N, J] with m = M(x, z): a gate of x that x and z decide together (Jayakumar et al., ICLR 2020, §5). The layer has as
-    /// many outputs as x has features. m exists for a block of rows at a time, and is not rounded before the product. Operands are of
-    /// the host, and the processor computes. Errors: [`crate::Error::Shape`], [`crate::Error::Place`] and those of allocation.
+    /// many outputs as x has features. m exists for a block of rows at a time, and is not rounded before the product.
+    /// Errors: [`crate::Error::Shape`], [`crate::Error::Place`] and those of allocation.
     ///
     /// # Example
     ///
@@ -34,8 +32,6 @@ impl<T: Element> Interaction<'_, T> {
         check("x", "features", self.k, x.shape()[1])?;
         check("y", "rows", x.shape()[0], y.shape()[0])?;
         check("y", "features", x.shape()[1], y.shape()[1])?;
-        place::host(self.located())?;
-        place::host([Some(("z", z.place())), Some(("x", x.place())), Some(("y", y.place()))])?;
         (T::calls().attend)(self, z, x, y)
     }
 
@@ -54,47 +50,30 @@ impl<T: Element> Interaction<'_, T> {
     /// # Ok::<(), trilinear::Error>(())
     /// ```
     pub fn attend_backward(&self, z: View<'_, T, 2>, x: View<'_, T, 2>, g: View<'_, T, 2>) -> Result<Gradients<T>> {
-        let mut of_m = self.attend_dm(&z, &x, &g)?;
-        (T::calls().attend_back)(self, [z, x, g], of_m.view_mut(), [None, None])?;
-        let mut gradients = self.backward(z, x, of_m.view())?;
-        (T::calls().attend_back)(
-            self,
-            [z, x, g],
-            of_m.view_mut(),
-            [Some(Gradient::add(gradients.x.view_mut())), None],
-        )?;
-        Ok(gradients)
+        self.check_attend_backward(&z, &x, &g)?;
+        let mut gradients = Gradients::zeros(self, z.shape(), x.shape())?;
+        let mut blocks = gradients.of_blocks();
+        let mut of_blocks: Vec<_> = blocks.iter_mut().map(BlockGradients::wanted).collect();
+        self.attend_backward_into(z, x, g, Wanted { blocks: &mut of_blocks, ..gradients.wanted() })?;
+        Ok(Gradients { blocks, ..gradients })
     }
 
-    /// The gradients of [`attend`](Self::attend) that are `wanted`. The gradient in m, g⊙x [N, J], is a tensor of the storage type
-    /// that is allocated for the call. Errors: as `attend`.
+    /// The gradients of [`attend`](Self::attend) that are `wanted`. The gradient in m, g⊙x [N, J], is rounded to the storage type; the
+    /// processor allocates it for the call. Errors: as `attend`.
     pub fn attend_backward_into(
         &self,
         z: View<'_, T, 2>,
         x: View<'_, T, 2>,
         g: View<'_, T, 2>,
-        mut wanted: Wanted<'_, T>,
+        wanted: Wanted<'_, T>,
     ) -> Result<()> {
-        let mut of_m = self.attend_dm(&z, &x, &g)?;
+        self.check_attend_backward(&z, &x, &g)?;
         wanted.check(self, z.shape(), x.shape())?;
-        place::host(wanted.located())?;
-        {
-            let [x_to, tied] = [&mut wanted.x, &mut wanted.tied]
-                .map(|to| to.as_mut().map(|Gradient { to, add }| Gradient { to: to.reborrow(), add: *add }));
-            (T::calls().attend_back)(self, [z, x, g], of_m.view_mut(), [x_to, tied])?;
-        }
-        for to in [&mut wanted.x, &mut wanted.tied].into_iter().flatten() {
-            to.add = true;
-        }
-        self.backward_into(z, x, of_m.view(), wanted)
+        (T::calls().attend_backward)(self, z, x, g, wanted)
     }
 
-    /// Room for dm, once the operands are known to be such as `attend` takes.
-    fn attend_dm(&self, z: &View<'_, T, 2>, x: &View<'_, T, 2>, g: &View<'_, T, 2>) -> Result<Tensor<T, 2>> {
+    fn check_attend_backward(&self, z: &View<'_, T, 2>, x: &View<'_, T, 2>, g: &View<'_, T, 2>) -> Result<()> {
         check("x", "features", self.k, x.shape()[1])?;
-        self.check_backward(z, x, g)?;
-        place::host(self.located())?;
-        place::host([Some(("z", z.place())), Some(("x", x.place())), Some(("g", g.place()))])?;
-        Tensor::zeros(g.shape())
+        self.check_backward(z, x, g)
     }
 }

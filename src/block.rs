@@ -143,14 +143,18 @@ impl<'a, T: Element> Block<'a, T> {
 
     /// An operand that is not in the host's memory, if there is one, else any.
     pub(crate) fn located(&self) -> Located {
+        let mut present = self.operands().into_iter().flatten();
+        let first = present.next();
+        first.filter(|(_, place)| !place.is_host()).or_else(|| present.find(|(_, place)| !place.is_host())).or(first)
+    }
+
+    /// Where all operands are.
+    pub(crate) fn operands(&self) -> [Located; 4] {
         let center = match self.center {
             Center::Diagonal(_, weights) => weights.map(|weights| ("diagonal", weights.place())),
             Center::Dense(core) => Some(("core", core.place())),
         };
         let [a, b, c] = self.factors.map(|factor| factor.map(|factor| factor.place()));
-        let all = [center, a.map(|a| ("a", a)), b.map(|b| ("b of block", b)), c.map(|c| ("c", c))];
-        let mut present = all.into_iter().flatten();
-        let first = present.next();
-        first.filter(|(_, place)| !place.is_host()).or_else(|| present.find(|(_, place)| !place.is_host())).or(first)
+        [center, a.map(|a| ("a", a)), b.map(|b| ("b of block", b)), c.map(|c| ("c", c))]
     }
 }

@@ -7,7 +7,7 @@
 use half::{bf16, f16};
 
 use crate::grouped::{Grouped, GroupedWanted};
-use crate::{Element, Gradient, Interaction, Plan, Result, Saved, Tangents, View, ViewMut, Wanted, cpu, dispatch};
+use crate::{Element, Gradient, Interaction, Plan, Result, Saved, Tangents, View, ViewMut, Wanted, dispatch};
 
 macro_rules! calls {
     ($($from:ident::$name:ident($($operand:ty),*) -> $result:ty;)*) => {
@@ -53,9 +53,9 @@ calls! {
     dispatch::plan(&Interaction<'_, T>, usize) -> Plan;
     dispatch::plan_shared(&Interaction<'_, T>, usize, usize) -> Plan;
     dispatch::plan_pairs(&Interaction<'_, T>, [usize; 3]) -> Plan;
-    cpu::attend(&Interaction<'_, T>, View<'_, T, 2>, View<'_, T, 2>, ViewMut<'_, T, 2>) -> ();
-    cpu::attend_back(
-        &Interaction<'_, T>, [View<'_, T, 2>; 3], ViewMut<'_, T, 2>, [Option<Gradient<'_, T::Accumulator, 2>>; 2]
+    dispatch::attend(&Interaction<'_, T>, View<'_, T, 2>, View<'_, T, 2>, ViewMut<'_, T, 2>) -> ();
+    dispatch::attend_backward(
+        &Interaction<'_, T>, View<'_, T, 2>, View<'_, T, 2>, View<'_, T, 2>, Wanted<'_, T>
     ) -> ();
 }
 

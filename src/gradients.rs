@@ -168,10 +168,17 @@ impl<T: Element> BlockGradients<T> {
 }
 
 impl<T: Element> WantedBlock<'_, T> {
-    /// Zeros to what is to be written, of operands that nothing is added up of.
-    pub(crate) fn clear(&mut self) {
-        self.zero();
-        *self = WantedBlock::default();
+    /// Zeros to what is to be written, of operands that nothing is added up of. Errors: those of `fill`.
+    fn clear(&mut self, fill: &impl Fill) -> Result<()> {
+        fn clear<A: Element, const D: usize>(fill: &impl Fill, gradient: Option<Gradient<'_, A, D>>) -> Result<()> {
+            match gradient {
+                Some(Gradient { to, add: false }) => fill.zeros(to),
+                _ => Ok(()),
+            }
+        }
+        clear(fill, self.core.take())?;
+        clear(fill, self.diagonal.take())?;
+        [self.a.take(), self.b.take(), self.c.take()].into_iter().try_for_each(|to| clear(fill, to))
     }
 
     /// Zeros to what is to be written.
@@ -193,7 +200,7 @@ impl<T: Element> WantedBlock<'_, T> {
         [a, b, c].into_iter().for_each(later);
     }
 
-    fn located(&self) -> [Located; 5] {
+    pub(crate) fn located(&self) -> [Located; 5] {
         [
             at("dcore", &self.core),
             at("ddiagonal", &self.diagonal),
@@ -347,8 +354,10 @@ impl<'a, T: Element, const D: usize, const Z: usize> Wanted<'a, T, D, Z> {
         }
         let any = rows > 0;
         let blocks = self.blocks;
-        if !any || layer.is_absent() {
-            blocks.iter_mut().for_each(WantedBlock::clear);
+        for (index, wanted) in blocks.iter_mut().enumerate() {
+            if !any || layer.terms().get(index).is_none_or(Block::is_empty) {
+                wanted.clear(fill)?;
+            }
         }
         let core = any && !layer.is_absent();
         let (u, v, cp) = (any && layer.u.is_some(), any && layer.v.is_some(), core && layer.rank().is_some());

@@ -3,7 +3,7 @@
 mod common;
 
 use common::layout::{Embedded, Layout};
-use common::{Random, assert_close, contexts, place};
+use common::{Random, assert_close, contexts, place, ways};
 use proptest::prelude::*;
 use trilinear::reference::{self, Reference};
 use trilinear::{
@@ -102,7 +102,7 @@ fn attention<T: Element>() {
             magnitude: times(&m.magnitude, by, true),
             depth: m.depth + 1,
         };
-        for context in contexts() {
+        for context in ways(0) {
             let layer = layer.with_context(context);
             let y = layer.attend(z, x).unwrap();
             assert_close(y.as_slice(), &product(x), &format!("attention {} {}", T::DTYPE, place(&context)));
@@ -353,7 +353,7 @@ fn blocks_without_elements_are_written_as_zeros() {
 fn weighted_inner_products_after_nan() {
     let one = [1f32];
     let a = View::new(&one, [1, 1]).unwrap();
-    for context in contexts() {
+    for context in ways(0) {
         let nan = [f32::NAN; 64];
         let large = [Block::diagonal(View::vector(&nan)).with_a(a).unwrap()];
         let row = View::row(&nan);

@@ -5,7 +5,7 @@ use super::problem::Problem;
 use super::{context, contract, cp, cp_problem, forms, pairs, parallel, problem, scratch, small};
 use crate::block::Center;
 use crate::interaction::Core;
-use crate::{Algorithm, Block, Context, Device, Element, Error, Interaction, Plan, Result, View};
+use crate::{Algorithm, Block, Context, Element, Error, Interaction, Plan, Result, View};
 
 /// A size that may be absurd: zero-stride views have any shape.
 fn wide(len: usize) -> u128 {
@@ -301,7 +301,7 @@ fn describe<T: Element>(
     Plan {
         algorithm,
         kernel: T::table(context.capability()).name,
-        device: if algorithm == Algorithm::Blocks { Device::Cpu } else { context.device() },
+        device: context.device(),
         simd: context.simd(),
         dtype: T::DTYPE,
         flops,

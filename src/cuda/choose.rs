@@ -44,7 +44,7 @@ impl Kernel {
     }
 }
 
-const fn kernel(
+pub(super) const fn kernel(
     name: &'static str,
     module: &'static str,
     tile: [u32; 3],

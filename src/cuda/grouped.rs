@@ -8,6 +8,7 @@
 //! Rows that are in that order already are not copied. Otherwise the order is sent to the device first, and waited for.
 
 use super::blocks::Blocks;
+use super::few::Few;
 use super::gram;
 use super::operand::{Form, Layer, Operand, Output, Outputs};
 use super::operations::{algorithm, call, outputs, record_backward, record_forward};
@@ -165,7 +166,8 @@ pub(crate) fn forward_grouped<T: Element>(
                 recorder.copy(&[z.copy, x.copy])?;
                 for Part { which, first, count, .. } in order.parts(block) {
                     let [z, x, to] = [z.to, x.to, y.to].map(|of| of.after(0, first));
-                    record_forward(recorder, &layers[which], count, [z, x], Output { to, add: false }, None)?;
+                    let layer = (&layers[which], &Few::NONE); // sums of blocks are the processor's
+                    record_forward(recorder, layer, count, [z, x], Output { to, add: false }, None)?;
                 }
                 recorder.copy(&[y.copy])?;
                 recorder.release(mark);

@@ -8,7 +8,7 @@ use cudarc::driver::sys;
 use super::choose::Kernel;
 use super::driver::{Gpu, is_sticky, reason};
 use super::module;
-use super::problem::{Address, Contracts, Copies, Grams, Hidden, Type};
+use super::problem::{Address, Contracts, Copies, Gate, GateBack, Grams, Hidden, Type};
 use super::recorder::Target;
 use crate::{Error, Result};
 
@@ -19,6 +19,8 @@ impl Parameter for Contracts {}
 impl Parameter for Grams {}
 impl Parameter for Hidden {}
 impl Parameter for Copies {}
+impl Parameter for Gate {}
+impl Parameter for GateBack {}
 
 /// Enqueues `blocks` blocks of a kernel. Errors: [`Error::Kernel`], [`Error::Launch`], [`Error::Fault`].
 ///

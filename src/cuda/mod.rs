@@ -13,6 +13,12 @@ mod cp;
 #[cfg(feature = "cuda")]
 mod driver;
 #[cfg(feature = "cuda")]
+mod few;
+#[cfg(feature = "cuda")]
+mod forms;
+#[cfg(feature = "cuda")]
+mod gate;
+#[cfg(feature = "cuda")]
 mod gram;
 #[cfg(feature = "cuda")]
 mod grouped;

@@ -3,6 +3,9 @@
 use super::contract::{self, Batch, dx_terms, dz_terms};
 use super::cp::{self, Kept};
 use super::driver::Gpu;
+use super::few::Few;
+use super::forms;
+use super::gate::Groups;
 use super::gram;
 use super::operand::{Factors, Form, Layer, Operand, Output, Outputs};
 use super::recorder::Recorder;
@@ -26,6 +29,7 @@ pub(crate) fn synchronize(context: &Context) -> Result<()> {
 pub(super) fn algorithm<T: Element>(target: &Target, layer: &Interaction<'_, T>) -> Result<Algorithm> {
     let (ours, reason) = match layer.rank() {
         Some(_) => (Algorithm::CpBlocked, "CUDA devices compute W in CP form by cp-blocked"),
+        None if !layer.terms().is_empty() => (Algorithm::Blocks, "W is a sum of blocks"),
         None if layer.is_dense() => (Algorithm::FusedDot, "CUDA devices compute dense W by fused-dot"),
         None => (Algorithm::Linear, "W is absent"),
     };
@@ -38,13 +42,16 @@ pub(super) fn algorithm<T: Element>(target: &Target, layer: &Interaction<'_, T>)
 /// y of a batch.
 pub(super) fn record_forward(
     recorder: &mut Recorder<'_>,
-    layer: &Layer,
+    (layer, blocks): (&Layer, &Few<forms::Block>),
     n: usize,
     [z, x]: [Operand<2>; 2],
     y: Output<2>,
     keep: Option<Kept>,
 ) -> Result<()> {
     match &layer.form {
+        _ if !blocks.is_empty() => {
+            forms::forward(recorder, layer, blocks, Groups { count: n, each: 1 }, (z, x.heads()), y.heads())
+        }
         Form::Cp(factors) => cp::forward(recorder, layer, factors, n, [z, x], y, keep),
         _ => contract::forward(recorder, layer, n, [z, x], y),
     }
@@ -81,9 +88,10 @@ fn forward_keeping<T: Element>(
     algorithm(target, layer)?;
     let [z, x] = inputs;
     call(target, |stage| {
-        let (layer, n, inputs) = (stage.layer(layer)?, x.shape()[0], [stage.input(z)?, stage.input(x)?]);
+        let (layer, blocks) = (stage.layer(layer)?, forms::blocks(stage, layer)?);
+        let (n, inputs) = (x.shape()[0], [stage.input(z)?, stage.input(x)?]);
         let y = stage.output(y)?;
-        Ok(move |recorder: &mut Recorder<'_>| record_forward(recorder, &layer, n, inputs, y, keep))
+        Ok(move |recorder: &mut Recorder<'_>| record_forward(recorder, (&layer, &blocks), n, inputs, y, keep))
     })
 }
 
@@ -114,10 +122,31 @@ pub(crate) fn forward_shared<T: Element>(
 ) -> Result<()> {
     let [groups, rows, _] = x.shape();
     call(target, |stage| {
-        let (layer, z, x) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?);
+        let (layer, blocks) = (stage.layer(layer)?, forms::blocks(stage, layer)?);
+        let (z, x) = (stage.input(z)?, stage.input(x)?);
         let y = stage.output(Gradient::write(y))?;
-        Ok(move |recorder: &mut Recorder<'_>| shared::forward(recorder, &layer, [groups, rows], (z, x), y.to))
+        Ok(move |recorder: &mut Recorder<'_>| record_shared(recorder, (&layer, &blocks), [groups, rows], (z, x), y))
     })
+}
+
+/// y of a shared context.
+fn record_shared(
+    recorder: &mut Recorder<'_>,
+    (layer, blocks): (&Layer, &Few<forms::Block>),
+    [count, each]: [usize; 2],
+    (z, x): (Operand<2>, Operand<3>),
+    y: Output<3>,
+) -> Result<()> {
+    if blocks.is_empty() {
+        return shared::forward(recorder, layer, [count, each], (z, x), y);
+    }
+    forms::forward(recorder, layer, blocks, Groups { count, each }, (z, x), y)
+}
+
+/// Errors: [`Error::Unsupported`] of sums of blocks.
+fn generates<T: Element>(layer: &Interaction<'_, T>) -> Result<()> {
+    let blocks = layer.along([true; 3]).terms();
+    if blocks.is_empty() { Ok(()) } else { Err(Error::Unsupported { what: "the layers that sums of blocks generate" }) }
 }
 
 pub(crate) fn generate<T: Element>(
@@ -127,6 +156,7 @@ pub(crate) fn generate<T: Element>(
     weights: ViewMut<'_, T, 3>,
     bias: ViewMut<'_, T, 2>,
 ) -> Result<()> {
+    generates(layer)?;
     let groups = z.shape()[0];
     call(target, |stage| {
         let (layer, z) = (stage.layer(layer)?, stage.input(z)?);
@@ -146,7 +176,8 @@ pub(crate) fn tangent<T: Element>(
 ) -> Result<()> {
     let n = x.shape()[0];
     call(target, |stage| {
-        let (layer, z, x) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?);
+        let (layer, blocks) = (stage.layer(layer)?, forms::blocks(stage, layer)?);
+        let (z, x) = (stage.input(z)?, stage.input(x)?);
         let (dz, dx) = (stage.some(tangents.z)?, stage.some(tangents.x)?);
         let [u, v] = [stage.some(tangents.u)?, stage.some(tangents.v)?];
         let (w, b) = (stage.some(tangents.w)?, stage.some(tangents.b)?);
@@ -165,6 +196,11 @@ pub(crate) fn tangent<T: Element>(
             let all = [moved_z.unwrap_or_default(), moved_x.unwrap_or_default(), terms(&of_weights, z, x)];
             let bias = b.map(Operand::<1>::row);
             contract::sum(recorder, Batch::plain(n), layer.k, all.as_flattened(), bias, (to.to.matrix(), to.add))?;
+            let moved = [dz.map(|dz| (dz, x)), dx.map(|dx| (z, dx))];
+            for (z, x) in moved.into_iter().flatten().filter(|_| !blocks.is_empty()) {
+                let to = Output { add: true, ..to };
+                record_forward(recorder, (&absent, &blocks), n, [z, x], to, None)?;
+            }
             let Form::Cp(own) = layer.form else { return Ok(()) };
             let [a, b, c] = factors;
             let replaced = [
@@ -218,10 +254,36 @@ pub(crate) fn backward<T: Element>(
 ) -> Result<()> {
     let (n, saved) = (g.shape()[0], kept(wanted.saved));
     call(target, |stage| {
+        let (blocks, of_blocks) = (forms::blocks(stage, layer)?, forms::wanted(stage, layer, wanted.blocks)?);
         let (layer, operands) = (stage.layer(layer)?, [stage.input(z)?, stage.input(x)?, stage.input(g)?]);
         let to = outputs(stage, wanted.without_blocks())?;
-        Ok(move |recorder: &mut Recorder<'_>| record_backward(recorder, &layer, n, operands, saved, &to))
+        Ok(move |recorder: &mut Recorder<'_>| {
+            record_gradients(recorder, &layer, (&blocks, &of_blocks), n, operands, saved, &to)
+        })
     })
+}
+
+/// All of them; those of the blocks after those of U, V and b.
+pub(super) fn record_gradients(
+    recorder: &mut Recorder<'_>,
+    layer: &Layer,
+    blocks: (&Few<forms::Block>, &Few<forms::Outputs>),
+    n: usize,
+    operands @ [z, x, g]: [Operand<2>; 3],
+    saved: Option<Kept>,
+    to: &Outputs<2>,
+) -> Result<()> {
+    if blocks.0.is_empty() {
+        return record_backward(recorder, layer, n, operands, saved, to);
+    }
+    record_backward(recorder, layer, n, operands, None, &to.linear(layer))?;
+    let (u, v) = (layer.u.is_some(), layer.v.is_some());
+    let inputs = forms::Inputs {
+        z: to.z.map(|to| to.later(u)),
+        x: to.x.map(|to| to.later(v).heads()),
+        tied: to.tied.map(|to| to.later(u || v)),
+    };
+    forms::backward(recorder, layer, blocks, Groups { count: n, each: 1 }, (z, x.heads(), g.heads()), inputs)
 }
 
 /// Inputs' gradients in one launch, weights' in another.
@@ -242,6 +304,41 @@ pub(super) fn record_backward(
     recorder.gram(&gram::weights(batch, layer, [z, x, g], to).map(Option::unwrap_or_default))
 }
 
+/// y = m⊙x, by blocks of rows whose m is in scratch.
+pub(crate) fn attend<T: Element>(
+    target: &Target,
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    x: View<'_, T, 2>,
+    y: ViewMut<'_, T, 2>,
+) -> Result<()> {
+    let n = x.shape()[0];
+    call(target, |stage| {
+        let (layer, blocks) = (stage.layer(layer)?, forms::blocks(stage, layer)?);
+        let (z, x, y) = (stage.input(z)?, stage.input(x)?, stage.output(Gradient::write(y))?);
+        Ok(move |recorder: &mut Recorder<'_>| forms::attend(recorder, (&layer, &blocks), n, [z, x], y))
+    })
+}
+
+pub(crate) fn attend_backward<T: Element>(
+    target: &Target,
+    layer: &Interaction<'_, T>,
+    z: View<'_, T, 2>,
+    x: View<'_, T, 2>,
+    g: View<'_, T, 2>,
+    wanted: Wanted<'_, T>,
+) -> Result<()> {
+    let n = g.shape()[0];
+    call(target, |stage| {
+        let (blocks, of_blocks) = (forms::blocks(stage, layer)?, forms::wanted(stage, layer, wanted.blocks)?);
+        let (layer, operands) = (stage.layer(layer)?, [stage.input(z)?, stage.input(x)?, stage.input(g)?]);
+        let to = outputs(stage, wanted.without_blocks())?;
+        Ok(move |recorder: &mut Recorder<'_>| {
+            forms::attend_backward(recorder, &layer, (&blocks, &of_blocks), n, operands, &to)
+        })
+    })
+}
+
 pub(crate) fn backward_shared<T: Element>(
     target: &Target,
     layer: &Interaction<'_, T>,
@@ -252,9 +349,23 @@ pub(crate) fn backward_shared<T: Element>(
 ) -> Result<()> {
     let ([groups, rows, _], saved) = (x.shape(), kept(wanted.saved));
     call(target, |stage| {
+        let (blocks, of_blocks) = (forms::blocks(stage, layer)?, forms::wanted(stage, layer, wanted.blocks)?);
         let (layer, z, x, g) = (stage.layer(layer)?, stage.input(z)?, stage.input(x)?, stage.input(g)?);
         let to = outputs(stage, wanted.without_blocks())?;
-        Ok(move |recorder: &mut Recorder<'_>| shared::backward(recorder, &layer, [groups, rows], (z, x, g), saved, &to))
+        Ok(move |recorder: &mut Recorder<'_>| {
+            let operands = (z, x, g);
+            if blocks.is_empty() {
+                return shared::backward(recorder, &layer, [groups, rows], operands, saved, &to);
+            }
+            shared::backward(recorder, &layer, [groups, rows], operands, None, &to.linear(&layer))?;
+            let inputs = forms::Inputs {
+                z: to.z.map(|to| to.later(layer.u.is_some())),
+                x: to.x.map(|to| to.later(layer.v.is_some())),
+                tied: None,
+            };
+            let groups = Groups { count: groups, each: rows };
+            forms::backward(recorder, &layer, (&blocks, &of_blocks), groups, operands, inputs)
+        })
     })
 }
 
@@ -266,6 +377,7 @@ pub(crate) fn backward_generate<T: Element>(
     bias: View<'_, T, 2>,
     wanted: Wanted<'_, T>,
 ) -> Result<()> {
+    generates(layer)?;
     let groups = z.shape()[0];
     call(target, |stage| {
         let layer = stage.layer(layer)?;
@@ -295,9 +407,10 @@ impl Fill for Target {
 pub(crate) fn plan<T: Element>(target: &Target, layer: &Interaction<'_, T>, n: usize) -> Result<Plan> {
     let algorithm = algorithm(target, layer)?;
     let [z, x, y] = [layer.i, layer.j, layer.k].map(|columns| Operand::somewhere::<T>([columns as i64, 1]));
-    let on_device = Stage::planned(target).layer(layer)?;
-    let planned =
-        target.plan(|recorder| record_forward(recorder, &on_device, n, [z, x], Output { to: y, add: false }, None))?;
+    let stage = &mut Stage::planned(target);
+    let (on_device, blocks) = (stage.layer(layer)?, forms::blocks(stage, layer)?);
+    let y = Output { to: y, add: false };
+    let planned = target.plan(|recorder| record_forward(recorder, (&on_device, &blocks), n, [z, x], y, None))?;
     Ok(describe::<T>(target, algorithm, cpu::counts(layer, n), planned))
 }
 
@@ -313,8 +426,10 @@ pub(crate) fn plan_shared<T: Element>(
         let columns = columns as i64;
         Operand::somewhere::<T>([columns.saturating_mul(rows as i64), columns, 1])
     });
-    let on_device = Stage::planned(target).layer(layer)?;
-    let planned = target.plan(|recorder| shared::forward(recorder, &on_device, [groups, rows], (z, x), y))?;
+    let stage = &mut Stage::planned(target);
+    let (on_device, blocks) = (stage.layer(layer)?, forms::blocks(stage, layer)?);
+    let y = Output { to: y, add: false };
+    let planned = target.plan(|recorder| record_shared(recorder, (&on_device, &blocks), [groups, rows], (z, x), y))?;
     Ok(describe::<T>(target, cpu::shared_algorithm(layer), cpu::shared_counts(layer, groups, rows), planned))
 }
 

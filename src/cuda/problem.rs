@@ -237,6 +237,58 @@ pub(super) struct Copies {
     pub(super) pad: i32,
 }
 
+/// Components of rows, [g][m][r]; an address of 0 is none.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Plane {
+    pub(super) at: Address,
+    pub(super) n: Rows,
+    pub(super) r: i64,
+    pub(super) kind: Type,
+    pub(super) add: i32,
+}
+
+/// What products of components work on.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Extent {
+    pub(super) groups: i64,
+    pub(super) each: i64,
+    pub(super) r: i64,
+    pub(super) parts: i64,
+    pub(super) rows: i64,
+    pub(super) chunks: i64,
+    pub(super) lanes: i32,
+    pub(super) pad: i32,
+}
+
+/// A diagonal core.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Gate {
+    pub(super) extent: Extent,
+    pub(super) p: Plane,
+    pub(super) q: Plane,
+    pub(super) c: Plane,
+    pub(super) s: Plane,
+    pub(super) out: Plane,
+}
+
+/// Its gradients.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct GateBack {
+    pub(super) extent: Extent,
+    pub(super) p: Plane,
+    pub(super) q: Plane,
+    pub(super) d: Plane,
+    pub(super) s: Plane,
+    pub(super) of_p: [Plane; 2],
+    pub(super) of_q: [Plane; 2],
+    pub(super) h: Plane,
+    pub(super) of_s: Plane,
+}
+
 #[cfg(test)]
 mod tests {
     use std::mem::offset_of;
@@ -261,6 +313,10 @@ mod tests {
             size_of::<Hidden>(),
             size_of::<RowCopy>(),
             size_of::<Copies>(),
+            size_of::<Plane>(),
+            size_of::<Extent>(),
+            size_of::<Gate>(),
+            size_of::<GateBack>(),
         ];
         let offsets = at! {
             Segment: w w_a w_batch q q_n q_b q_batch p p_n p_b p_batch slices depth w_type q_type p_type;
@@ -274,6 +330,10 @@ mod tests {
             Hidden: n per r p q d lambda lambda_r lambda_type pitch out_p out_q out_h out_dp out_dq out_dl;
             RowCopy: n columns index from from_row from_column to to_row to_column kind scatter add;
             Copies: blocks count;
+            Plane: at n r kind add;
+            Extent: groups each r parts rows chunks lanes;
+            Gate: extent p q c s out;
+            GateBack: extent p q d s of_p of_q h of_s;
         };
         let expected: Vec<usize> = sizes.into_iter().chain(offsets).collect();
         let (.., text) = PTX.iter().find(|(name, ..)| *name == "abi").unwrap();

@@ -33,6 +33,11 @@ impl Target {
         Ok(Target { gpu: Gpu::get(ordinal)?, stream, tf32, staged, context: *context })
     }
 
+    /// Whether the operands are on the host.
+    pub(crate) fn is_staged(&self) -> bool {
+        self.staged
+    }
+
     /// Where the operands are.
     pub(crate) fn place(&self) -> Result<Place> {
         if self.staged { Ok(Place::HOST) } else { Place::of(self.gpu.device()) }
@@ -113,7 +118,7 @@ enum Pass {
 
 /// An operation being recorded.
 pub(super) struct Recorder<'a> {
-    target: &'a Target,
+    pub(super) target: &'a Target,
     pass: Pass,
     used: usize,
     most: usize,
@@ -275,7 +280,13 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
-    fn launch<P: Parameter>(&mut self, kernel: &'static Kernel, blocks: i64, depth: u32, parameter: &P) -> Result<()> {
+    pub(super) fn launch<P: Parameter>(
+        &mut self,
+        kernel: &'static Kernel,
+        blocks: i64,
+        depth: u32,
+        parameter: &P,
+    ) -> Result<()> {
         let blocks = u32::try_from(blocks).ok().filter(|&blocks| blocks <= i32::MAX as u32);
         let blocks = blocks.ok_or(Error::TooLarge { what: "the number of a launch's blocks" })?;
         let shared = kernel.shared(depth);

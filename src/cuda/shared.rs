@@ -40,7 +40,7 @@ fn blocks_of_rows([groups, each]: [usize; 2], row: usize) -> Result<[Blocks; 2]>
 }
 
 /// The rows of a block of so many groups: all, unless it is one group.
-fn rows_of(blocks: Blocks, groups: usize, each: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn rows_of(blocks: Blocks, groups: usize, each: usize) -> impl Iterator<Item = (usize, usize)> {
     let whole = if groups == 1 { None } else { Some((0, each)) };
     whole.into_iter().chain(blocks.iter().filter(move |_| groups == 1))
 }
@@ -100,7 +100,7 @@ pub(super) fn forward(
     layer: &Layer,
     [groups, each]: [usize; 2],
     (z, x): (Operand<2>, Operand<3>),
-    y: Operand<3>,
+    y: Output<3>,
 ) -> Result<()> {
     let batch = Batch::groups(groups, each);
     let bias = layer.b.map(Operand::<1>::row);
@@ -109,8 +109,7 @@ pub(super) fn forward(
             let [of_groups, of_rows] = blocks_of_rows([groups, each], cp::row_bytes(layer, &factors, 1))?;
             for (first, groups) in of_groups.iter() {
                 let mark = recorder.mark();
-                let [x, y] = [x, y].map(|of| of.after(0, first));
-                let z = z.after(0, first);
+                let (z, x, y) = (z.after(0, first), x.after(0, first), y.after(0, first));
                 let p = match each {
                     1 => projection(z.groups(), factors.b, layer.i),
                     _ => projected(for_its_rows(cp::of_groups(
@@ -123,11 +122,11 @@ pub(super) fn forward(
                 };
                 for (first, rows) in rows_of(of_rows, groups, each) {
                     let (batch, mark) = (Batch::groups(groups, rows), recorder.mark());
-                    let [x, y] = [x, y].map(|of| of.after(1, first).grouped());
+                    let (x, y) = (x.after(1, first).grouped(), y.after(1, first));
                     let projections = [p, projection(x, factors.c, layer.j)];
                     let h = cp::forward_term(recorder, layer, &factors, batch, projections, None)?;
                     let [u, v] = linear_terms(layer, z.groups(), x);
-                    sum(recorder, batch, layer.k, &[Some(h), u, v], bias, (y, false))?;
+                    sum(recorder, batch, layer.k, &[Some(h), u, v], bias, (y.to.grouped(), y.add))?;
                     recorder.release(mark);
                 }
                 recorder.release(mark);
@@ -151,13 +150,13 @@ pub(super) fn forward(
                 }
                 recorder.contract(&problems)?;
                 let apply = Contract::new(Batch::plain(each), k, count).plus(Some(applied(weights, j, 1, x.batches())));
-                recorder.contract(&[apply.bias(bias.map(Operand::one_a_batch)).to(y.batches(), false)])?;
+                recorder.contract(&[apply.bias(bias.map(Operand::one_a_batch)).to(y.to.batches(), y.add)])?;
                 recorder.release(mark);
             }
             Ok(())
         }
         // With one row for each z there is nothing to be gained, and without W nothing to be generated.
-        _ => sum(recorder, batch, layer.k, &terms(layer, z.groups(), x.grouped()), bias, (y.grouped(), false)),
+        _ => sum(recorder, batch, layer.k, &terms(layer, z.groups(), x.grouped()), bias, (y.to.grouped(), y.add)),
     }
 }
 

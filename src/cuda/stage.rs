@@ -143,7 +143,7 @@ impl<'a> Stage<'a> {
     pub(super) fn layer<T: Element>(&mut self, layer: &Interaction<'_, T>) -> Result<Layer> {
         let layer = layer.along([true; 3]);
         let form = match layer.core {
-            Core::Absent | Core::Blocks(_) => Form::Absent, // dispatch.rs leaves no blocks
+            Core::Absent | Core::Blocks(_) => Form::Absent, // blocks: forms/mod.rs
             Core::Dense(w) => Form::Dense(self.input(w)?),
             Core::Cp { a, b, c, lambda } => Form::Cp(Factors {
                 a: self.input(a)?,

@@ -1,7 +1,8 @@
 //! Calls of many blocks (blocks.rs, whose blocks are small in these tests) give what the processor gives.
 
 use crate::{
-    Context, Device, Gradient, Grouped, Interaction, Reduction, Saved, Tangents, Tensor, View, Wanted, WantedFactors,
+    Block, Context, Device, Gradient, Grouped, Interaction, Reduction, Saved, Tangents, Tensor, View, Wanted,
+    WantedFactors,
 };
 
 #[path = "../../tests/common/cuda.rs"]
@@ -206,5 +207,73 @@ fn scratch_is_bounded() {
         let plan = layer.plan(rows).unwrap();
         assert_eq!(plan.launches.len(), 2 * rows.div_ceil(64));
         assert!(plan.scratch <= super::blocks::BLOCK_BYTES, "{plan}");
+    }
+    // P, Q and H of 16 components, and H's room once more: 256 bytes a row; two launches for them, and one for y.
+    let core = View::strided(&ones, 0, [9; 3], [0; 3]).unwrap();
+    let tucker = Block::tucker(core).with_a(factor(5)).unwrap().with_b(factor(3)).unwrap().with_c(factor(4)).unwrap();
+    let blocks = [tucker];
+    let layer = Interaction::blocks(&blocks).unwrap().with_context(context);
+    for rows in [16, 17, 10_000] {
+        let plan = layer.plan(rows).unwrap();
+        assert_eq!(plan.launches.len(), 3 * rows.div_ceil(16));
+        assert!(plan.scratch <= super::blocks::BLOCK_BYTES, "{plan}");
+    }
+}
+
+/// All results of a sum of blocks of every kind, of R features on all sides.
+fn results_of_blocks(context: Context, [groups, each]: [usize; 2]) -> Vec<Vec<f32>> {
+    let (n, r, ranks @ [ra, rb, rc]) = (groups * each, 6, [4, 3, 5]);
+    let data: Vec<Vec<f32>> = [n * r, n * r, n * r, ra * rb * rc, r * ra, r * rb, r * rc, r * r, r, r]
+        .into_iter()
+        .enumerate()
+        .map(|(seed, len)| integers(seed, len))
+        .collect();
+    let view = |of: usize, shape: [usize; 2]| View::new(&data[of][..shape[0] * shape[1]], shape).unwrap();
+    let cube = |of: usize, shape: [usize; 3]| View::new(&data[of], shape).unwrap();
+    let tucker = Block::tucker(cube(3, ranks)).with_a(view(4, [r, ra])).unwrap();
+    let tucker = tucker.with_b(view(5, [r, rb])).unwrap().with_c(view(6, [r, rc])).unwrap();
+    let square = view(7, [r, r]);
+    let blocks = [
+        Block::diagonal(View::vector(&data[8])),
+        tucker,
+        Block::identity(r).with_b(square).unwrap(),
+        Block::identity(r).with_a(square).unwrap().with_c(view(9, [r, 1])).unwrap(),
+        Block::diagonal(View::vector(&data[8])).with_a(square).unwrap().with_b(square).unwrap().with_c(square).unwrap(),
+    ];
+    let layer = Interaction::blocks(&blocks).unwrap().with_u(square).unwrap().with_v(square).unwrap();
+    let layer = layer.with_b(View::vector(&data[9])).unwrap().with_context(context);
+    let [z, x, g] = [0, 1, 2].map(|of| view(of, [n, r]));
+    let (shared_z, [shared_x, shared_g]) = (view(0, [groups, r]), [1, 2].map(|of| cube(of, [groups, each, r])));
+    let mut results = vec![layer.forward(z, x).unwrap().into_vec(), layer.attend(z, x).unwrap().into_vec()];
+    results.push(layer.forward_shared(shared_z, shared_x).unwrap().into_vec());
+    let tangents = Tangents { z: Some(x), x: Some(z), b: Some(View::vector(&data[8])), ..Tangents::default() };
+    results.push(layer.tangent(z, x, &tangents).unwrap().into_vec());
+    let mut keep = |[z, x]: [Vec<f32>; 2], b: Option<Tensor<f32, 1>>, blocks: Vec<crate::BlockGradients<f32>>| {
+        results.extend([z, x]);
+        results.extend(b.map(Tensor::into_vec));
+        for crate::BlockGradients { core, diagonal, a, b, c } in blocks {
+            results.extend(core.map(Tensor::into_vec));
+            results.extend(diagonal.map(Tensor::into_vec));
+            results.extend([a, b, c].into_iter().flatten().map(Tensor::into_vec));
+        }
+    };
+    for gradients in [layer.backward(z, x, g).unwrap(), layer.attend_backward(z, x, g).unwrap()] {
+        keep([gradients.z.into_vec(), gradients.x.into_vec()], gradients.b, gradients.blocks);
+    }
+    let shared = layer.backward_shared(shared_z, shared_x, shared_g).unwrap();
+    keep([shared.z.into_vec(), shared.x.into_vec()], shared.b, shared.blocks);
+    results
+}
+
+#[test]
+fn sums_of_blocks_in_many_blocks() {
+    let Some(context) = device::cuda() else { return };
+    let host = Context::new(Device::Cpu).unwrap();
+    for rows in [[30, 1], [7, 20], [2, 50]] {
+        let (ours, expected) = (results_of_blocks(context, rows), results_of_blocks(host, rows));
+        assert_eq!(ours.len(), expected.len());
+        for (index, (ours, expected)) in ours.iter().zip(&expected).enumerate() {
+            assert_eq!(ours, expected, "{rows:?}: result {index}");
+        }
     }
 }

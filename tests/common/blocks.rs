@@ -93,6 +93,11 @@ pub fn forms([k, i, j, r]: [usize; 4]) -> Vec<Form> {
     forms
 }
 
+/// The ways to compute a case of so many FLOPs; on the device only if it is its turn.
+pub fn ways(turn: bool, flops: usize) -> Vec<Context> {
+    super::ways(if turn { flops } else { usize::MAX })
+}
+
 /// A layer's operands and inputs of a batch G × M, in memory of some layout amid NaN.
 pub struct Case<T> {
     pub form: Form,
@@ -229,6 +234,13 @@ impl<T: Element> Case<T> {
         if b { layer.with_b(self.b.view()).unwrap() } else { layer }
     }
 
+    /// Of a forward pass.
+    pub fn flops(&self) -> usize {
+        let blocks = self.blocks();
+        let [groups, each] = self.rows;
+        super::flops(&self.layer(&blocks, super::contexts()[0]), groups * each)
+    }
+
     fn what(&self, context: &Context) -> String {
         let (name, rows, layout) = (&self.form.name, self.rows, Layout::<2>::all()[self.layout].0);
         let (dtype, place, threads) = (T::DTYPE, super::place(context), context.threads());
@@ -272,7 +284,7 @@ impl<T: Element> Case<T> {
     #[track_caller]
     pub fn check_forward(&self, contexts: &[Context], integers: bool) {
         let blocks = self.blocks();
-        let exact = self.exact_of(&self.layer(&blocks, contexts[0]));
+        let exact = self.exact_of(&self.linear(Interaction::blocks(&blocks).unwrap()));
         for &context in contexts {
             compare(&self.forward(context), &exact, integers, &self.what(&context));
         }

@@ -98,8 +98,7 @@ pub(crate) fn backward_pairs<T: Element>(
             None => &mut nothing,
         };
         if block.is_empty() {
-            wanted.clear();
-            continue;
+            continue; // its gradients are zeros already
         }
         // What comes before this block has written.
         let before = layer.terms()[..index].iter().any(|block| !block.is_empty());
