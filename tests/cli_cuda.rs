@@ -120,7 +120,8 @@ fn launches_touch_what_the_model_says() {
 fn tensor_cores_are_counted() {
     let Some(libraries) = libraries("tensor", false) else { return };
     // All gradients of CP in 16 bits.
-    let cp = ["bench", "--device", "cuda:0", "--json", "--shape", "24,12,20,28,16", "--form", "cp", "--pass", "backward"];
+    let cp =
+        ["bench", "--device", "cuda:0", "--json", "--shape", "24,12,20,28,16", "--form", "cp", "--pass", "backward"];
     for row in rows(&trilinear(&libraries, &[], &[&cp[..], &["--dtype", "f16,bf16"]].concat())) {
         let launches = row["launches"].as_array().unwrap();
         assert!(launches.len() == 3 && launches.iter().all(|launch| number(launch, "tensor_share") > 0.0), "{row}");
