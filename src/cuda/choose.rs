@@ -137,8 +137,8 @@ struct Traffic {
     again: i128,
 }
 
-/// In how many parts the depth is cut, so that all multiprocessors have work. All parts but the last leave their sums, which it
-/// reads, and all read the rows' operand that is the same in each slice. Parts that keep this within 15% of the least are enough
+/// In how many parts the depth is cut, so that all multiprocessors have work. Each part leaves its sums, the last reads those of the
+/// others, and all read the rows' operand that is the same in each slice. Parts that keep this within 15% of the least are enough
 /// where more than half of the multiprocessors then have a block. Fewer blocks are cut further, for time counts more than bytes that
 /// the last cache holds: of 108 multiprocessors 8 tiles in two parts would use 16. There the sums may be an eighth of what a
 /// part reads, in elements.

@@ -103,7 +103,11 @@ fn potential(
     to_shared: BlockToShared,
     dynamic: usize,
     limit: c_int,
+    flags: c_uint,
 ) -> Result {
+    if flags > 1 {
+        return Err(result::ERROR_INVALID_VALUE);
+    }
     let (limits, function, multiprocessors) = {
         let mut state = state::get()?;
         grid.check()?;
@@ -135,7 +139,7 @@ pub(super) extern "C" fn cuOccupancyMaxPotentialBlockSize(
     dynamic: usize,
     limit: c_int,
 ) -> CUresult {
-    guard(|| potential(grid, block, function, to_shared, dynamic, limit))
+    guard(|| potential(grid, block, function, to_shared, dynamic, limit, 0))
 }
 
 #[unsafe(no_mangle)]
@@ -148,10 +152,5 @@ pub(super) extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
     limit: c_int,
     flags: c_uint,
 ) -> CUresult {
-    guard(|| {
-        if flags > 1 {
-            return Err(result::ERROR_INVALID_VALUE);
-        }
-        potential(grid, block, function, to_shared, dynamic, limit)
-    })
+    guard(|| potential(grid, block, function, to_shared, dynamic, limit, flags))
 }

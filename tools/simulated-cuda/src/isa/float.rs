@@ -1,6 +1,7 @@
 //! f32 and f64 arithmetic.
 
 use super::{number::tanh, rounding::*, *};
+use std::num::FpCategory;
 
 /// An f32 instruction in its four variants: `.ftz` flushes operands and result, `.sat` clamps the result. Every NaN is
 /// the canonical one.
@@ -39,10 +40,7 @@ impl Decoder<'_> {
             "div" if nearest => single!(self, binary, i, m, |a, b| a / b),
             "rcp" if nearest => single!(self, unary, i, m, |a| 1.0 / a),
             "sqrt" if nearest => single!(self, unary, i, m, |a| a.sqrt()),
-            "add" => {
-                let f = move |a: f32, b: f32| add32(a, b, rounding);
-                self.rounded(i, m, move |x| f(x[0], x[1]), 2)
-            }
+            "add" => self.rounded(i, m, move |x| add32(x[0], x[1], rounding), 2),
             "sub" => self.rounded(i, m, move |x| add32(x[0], -x[1], rounding), 2),
             "mul" => self.rounded(i, m, move |x| mul32(x[0], x[1], rounding), 2),
             "fma" | "mad" => self.rounded(i, m, move |x| fma32(x[0], x[1], x[2], rounding), 3),
@@ -62,18 +60,7 @@ impl Decoder<'_> {
             "abs" => self.unary(i, |a: f32| a.abs()),
             "min" | "max" => self.extremum(opcode == "max", m, i),
             "copysign" => self.binary(i, |a: f32, b: f32| b.copysign(a)),
-            "testp" => {
-                let (p, a) = (self.predicate_target(self.operand(i, 0)?)?, self.source::<f32>(self.operand(i, 1)?)?);
-                let test = m.0.first().copied().unwrap_or("").to_string();
-                Ok(Some(crate::machine::registers::test(p, a, move |a: f32| match test.as_str() {
-                    "finite" => a.is_finite(),
-                    "infinite" => a.is_infinite(),
-                    "number" => !a.is_nan(),
-                    "notanumber" => a.is_nan(),
-                    "normal" => a.is_normal(),
-                    _ => a.is_subnormal(),
-                })))
-            }
+            "testp" => self.classify(i, m, f32::classify),
             _ => Ok(None),
         }
     }
@@ -96,6 +83,25 @@ impl Decoder<'_> {
             2 => self.binary(i, move |a: f32, b: f32| all([a, b, 0.0])),
             _ => self.ternary(i, move |a: f32, b: f32, c: f32| all([a, b, c])),
         }
+    }
+
+    /// `testp`.
+    fn classify<V: Value>(
+        &mut self,
+        i: &Source,
+        m: &Modifiers,
+        class: fn(V) -> FpCategory,
+    ) -> Result<Option<Lanewise>> {
+        let (p, a) = (self.predicate_target(self.operand(i, 0)?)?, self.source::<V>(self.operand(i, 1)?)?);
+        let accepts: fn(FpCategory) -> bool = match m.0.first().copied().unwrap_or("") {
+            "finite" => |class| !matches!(class, FpCategory::Infinite | FpCategory::Nan),
+            "infinite" => |class| class == FpCategory::Infinite,
+            "number" => |class| class != FpCategory::Nan,
+            "notanumber" => |class| class == FpCategory::Nan,
+            "normal" => |class| class == FpCategory::Normal,
+            _ => |class| class == FpCategory::Subnormal,
+        };
+        Ok(Some(crate::machine::registers::test(p, a, move |a: V| accepts(class(a)))))
     }
 
     /// `add.f32.f16` and its like, of later architectures.
@@ -135,21 +141,8 @@ impl Decoder<'_> {
             "mul" if nearest => self.binary(i, |a: f64, b: f64| a * b),
             "fma" | "mad" if nearest => self.ternary(i, |a: f64, b: f64, c: f64| a.mul_add(b, c)),
             "div" if nearest => self.binary(i, |a: f64, b: f64| a / b),
-            "rcp" if m.has("approx") => {
-                // Of the upper 20 bits of the mantissa; the lower 32 bits of the result are zero.
-                self.unary(i, |a: f64| {
-                    let a = f64::from_bits(a.to_bits() & !0xffff_ffff);
-                    let a = if a.is_subnormal() { 0.0f64.copysign(a) } else { a };
-                    let x = 1.0 / a;
-                    let x = if x.is_subnormal() { 0.0f64.copysign(x) } else { x };
-                    f64::from_bits(x.to_bits() & !0xffff_ffff)
-                })
-            }
-            "rsqrt" => self.unary(i, move |a: f64| {
-                let a = f64::from_bits(a.to_bits() & !0xffff_ffff);
-                let a = if a.is_subnormal() { 0.0f64.copysign(a) } else { a };
-                f64::from_bits((1.0 / a.sqrt()).to_bits() & !0xffff_ffff)
-            }),
+            "rcp" if m.has("approx") => self.unary(i, |a: f64| upper(1.0 / upper(a))),
+            "rsqrt" => self.unary(i, |a: f64| upper(1.0 / upper(a).sqrt())),
             "rcp" if nearest => self.unary(i, |a: f64| 1.0 / a),
             "sqrt" if nearest => self.unary(i, |a: f64| a.sqrt()),
             "add" => self.binary(i, move |a: f64, b: f64| add64(a, b, rounding)),
@@ -179,21 +172,17 @@ impl Decoder<'_> {
                 })
             }
             "copysign" => self.binary(i, |a: f64, b: f64| b.copysign(a)),
-            "testp" => {
-                let (p, a) = (self.predicate_target(self.operand(i, 0)?)?, self.source::<f64>(self.operand(i, 1)?)?);
-                let test = m.0.first().copied().unwrap_or("").to_string();
-                Ok(Some(crate::machine::registers::test(p, a, move |a: f64| match test.as_str() {
-                    "finite" => a.is_finite(),
-                    "infinite" => a.is_infinite(),
-                    "number" => !a.is_nan(),
-                    "notanumber" => a.is_nan(),
-                    "normal" => a.is_normal(),
-                    _ => a.is_subnormal(),
-                })))
-            }
+            "testp" => self.classify(i, m, f64::classify),
             _ => Ok(None),
         }
     }
+}
+
+/// What the approximations of f64 read and give: the upper 20 bits of the mantissa, and no subnormal numbers.
+#[inline(always)]
+fn upper(a: f64) -> f64 {
+    let a = f64::from_bits(a.to_bits() & !0xffff_ffff);
+    if a.is_subnormal() { 0.0f64.copysign(a) } else { a }
 }
 
 /// The greater or lesser; a NaN is ignored, or with `nan` the result. -0 is below +0.
