@@ -1,9 +1,9 @@
 //! From a call's context to the engine that computes it, once all its operands are known to be where that engine reads them.
 //! This is the only way to either engine.
 
-use crate::gradients::{Fill, Gradient, OnHost, WantedBlock};
 use crate::grouped::{Grouped, GroupedWanted};
 use crate::place::{self, Located, Place};
+use crate::wanted::{Fill, Gradient, OnHost, WantedBlock};
 #[cfg(feature = "cuda")]
 use crate::{Block, Error, cuda};
 use crate::{Context, Device, Element, Interaction, Plan, Result, Saved, Tangents, Tensor, View, ViewMut, Wanted, cpu};

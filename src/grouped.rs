@@ -1,8 +1,8 @@
 //! Grouped weights: a layer for each relation or expert, chosen row by row.
 
 use crate::error::check;
-use crate::gradients::Gradient;
 use crate::interaction::limit;
+use crate::wanted::Gradient;
 use crate::{
     BlockGradients, Element, Error, Gradients, Interaction, Result, Tensor, View, ViewMut, Wanted, WantedBlock,
 };

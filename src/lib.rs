@@ -101,6 +101,7 @@ mod strides;
 mod tangent;
 mod tensor;
 mod view;
+mod wanted;
 
 pub use axes::{Axes, Axis};
 pub use block::Block;
@@ -108,7 +109,7 @@ pub use device::{Context, Device, SimdLevel};
 pub use device_tensor::DeviceTensor;
 pub use element::{DType, Element};
 pub use error::{Error, Result, Unavailable};
-pub use gradients::{BlockGradients, FactorGradients, Gradient, Gradients, Wanted, WantedBlock, WantedFactors};
+pub use gradients::{BlockGradients, FactorGradients, Gradients};
 pub use grouped::{Grouped, GroupedGradients, GroupedWanted};
 pub use half::{bf16, f16};
 pub use interaction::{Generated, Interaction};
@@ -121,6 +122,7 @@ pub use saved::Saved;
 pub use tangent::Tangents;
 pub use tensor::Tensor;
 pub use view::{View, ViewMut};
+pub use wanted::{Gradient, Wanted, WantedBlock, WantedFactors};
 
 /// The README's examples, as doctests.
 #[cfg(doctest)]

@@ -1,9 +1,9 @@
 //! Mahalanobis distances: an interaction of the difference of two vectors with itself.
 
 use crate::error::check;
-use crate::gradients::Gradient;
 use crate::interaction::limit;
 use crate::place::{self, Located};
+use crate::wanted::Gradient;
 use crate::{Context, Element, Result, Tensor, View, ViewMut, cpu};
 
 /// The inverse of a covariance C, as which the metric is given.

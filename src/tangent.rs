@@ -1,8 +1,8 @@
 //! The Jacobian-vector product: how y changes when operands do.
 
 use crate::error::check;
-use crate::gradients::Gradient;
 use crate::place::Located;
+use crate::wanted::Gradient;
 use crate::{Element, Interaction, Result, Tensor, View};
 
 /// Directions in which operands change: those that are present; the others stay as they are. Of weights, only those that

@@ -8,8 +8,8 @@ use super::parallel::{self, Shared};
 use super::plan;
 use super::scratch;
 use super::simd::Kernels;
-use crate::gradients::{Gradient, OnHost};
 use crate::grouped::{Grouped, GroupedWanted};
+use crate::wanted::{Gradient, OnHost};
 use crate::{Element, Result, View, ViewMut, Wanted, WantedBlock};
 
 /// Rows that are put in order at once: half a MiB of keys.

@@ -2,8 +2,8 @@
 
 use super::output::Sink;
 use super::{fill_zero, forward_to};
-use crate::gradients::Gradient;
 use crate::interaction::Core;
+use crate::wanted::Gradient;
 use crate::{Element, Interaction, Result, Tangents, View};
 
 /// ẏ, written or added.

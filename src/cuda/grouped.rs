@@ -15,8 +15,8 @@ use super::operations::{algorithm, call, outputs, record_backward, record_forwar
 use super::problem::{RowCopy, Type, bytes, length};
 use super::recorder::{Recorder, Target};
 use super::stage::{Stage, allocate};
-use crate::gradients::{Fill, Gradient};
 use crate::grouped::{Grouped, GroupedWanted};
+use crate::wanted::{Fill, Gradient};
 use crate::{Element, Result, View, ViewMut};
 
 /// Rows in the order of their layers.

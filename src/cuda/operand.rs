@@ -1,7 +1,7 @@
 //! Operands as kernels see them: addresses, strides and types.
 
 use super::problem::{Address, Rows, Type, bytes};
-use crate::gradients::Gradient;
+use crate::wanted::Gradient;
 use crate::{Element, View};
 
 /// A strided operand.

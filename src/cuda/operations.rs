@@ -12,7 +12,7 @@ use super::recorder::Recorder;
 pub(crate) use super::recorder::Target;
 use super::shared;
 use super::stage::Stage;
-use crate::gradients::{Fill, Gradient};
+use crate::wanted::{Fill, Gradient};
 use crate::{
     Algorithm, Context, Device, Element, Error, Interaction, Launch, Plan, Result, Saved, Tangents, View, ViewMut,
     Wanted, cpu,

@@ -11,9 +11,9 @@ use super::memory::Memory;
 use super::operand::{Factors, Form, Layer, Operand, Output};
 use super::problem::{Address, Type};
 use super::recorder::Target;
-use crate::gradients::Gradient;
 use crate::interaction::Core;
 use crate::strides::advance;
+use crate::wanted::Gradient;
 use crate::{Element, Error, Interaction, Result, View, ViewMut};
 
 /// Memory of a device for operands of the host, used again from call to call.

@@ -9,7 +9,7 @@ use crate::cpu::cache::parts;
 use crate::cpu::operand::Part;
 use crate::cpu::output::{Place, Sink};
 use crate::cpu::scratch;
-use crate::gradients::Gradient;
+use crate::wanted::Gradient;
 use crate::{Element, Interaction, Result, View, ViewMut};
 
 /// Bytes of m of a block of rows.

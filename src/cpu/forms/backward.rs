@@ -11,7 +11,7 @@ use crate::cpu::output::{Place, Sink};
 use crate::cpu::product::Target;
 use crate::cpu::simd::Kernels;
 use crate::cpu::{fill_zero, parallel, scratch};
-use crate::gradients::{Gradient, Wanted, WantedBlock};
+use crate::wanted::{Gradient, Wanted, WantedBlock};
 use crate::{Element, Result, View, ViewMut};
 
 /// Rows whose sums of components are added up by themselves.

@@ -12,7 +12,7 @@ use crate::cpu::kernels::{Gate, GateBack, Gated, Row};
 use crate::cpu::output::Place;
 use crate::cpu::parallel::{self, Shared};
 use crate::cpu::{fill_zero, scratch};
-use crate::gradients::Gradient;
+use crate::wanted::Gradient;
 use crate::{Block, Context, Element, Result, View};
 
 /// Elements of a task: enough to be worth one.

@@ -17,8 +17,8 @@ use crate::cpu::cache::parts;
 use crate::cpu::gradient::jobs::{Call, To};
 use crate::cpu::output::{Place, Sink};
 use crate::cpu::scratch;
-use crate::gradients::{Gradient, Wanted, WantedBlock};
 use crate::interaction::Core;
+use crate::wanted::{Gradient, Wanted, WantedBlock};
 use crate::{Block, Element, Interaction, Result, View, ViewMut};
 
 /// Bytes of a panel of the identity, of a few rows at least, and of the sums of some groups, of one at least.

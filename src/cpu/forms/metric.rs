@@ -17,8 +17,8 @@ use crate::cpu::product::IN_PLACE_ROWS;
 use crate::cpu::simd::Kernels;
 use crate::cpu::small::copy_rows;
 use crate::cpu::{fill_zero, parallel, scratch};
-use crate::gradients::Gradient;
 use crate::metric::{Precision, WantedMetric};
+use crate::wanted::Gradient;
 use crate::{Context, Element, Result, View, ViewMut};
 
 /// Bytes of the differences of a block of rows.

@@ -18,8 +18,8 @@ use crate::cpu::kernels::add_into;
 use crate::cpu::output::{Place, Sink};
 use crate::cpu::scratch;
 use crate::cpu::simd::Kernels;
-use crate::gradients::{Gradient, Wanted, WantedBlock, WantedFactors};
 use crate::interaction::Core;
+use crate::wanted::{Gradient, Wanted, WantedBlock, WantedFactors};
 use crate::{Block, Context, Element, Interaction, Result, View, ViewMut};
 
 /// y [P, S, T, K]. No axis is empty.

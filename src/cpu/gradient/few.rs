@@ -12,7 +12,7 @@ use crate::cpu::simd::{Accumulator, Kernels};
 use crate::cpu::small::{self, copy_rows, pad};
 use crate::cpu::table::Table;
 use crate::cpu::trilinear::Trilinear;
-use crate::gradients::Gradient;
+use crate::wanted::Gradient;
 use crate::{Result, View};
 
 /// Elements of W in a part, at least.

@@ -18,7 +18,7 @@ use crate::cpu::scratch;
 use crate::cpu::simd::Kernels;
 use crate::cpu::small::copy_rows;
 use crate::cpu::table::Table;
-use crate::gradients::Gradient;
+use crate::wanted::Gradient;
 use crate::{Result, View, ViewMut};
 
 /// Rows of a task, a multiple of every level's NR: as in the forward pass, packing a strip for them costs 1%.

@@ -24,8 +24,8 @@ use crate::cpu::pairs::{GENERATED, Pairs, flat, rows_of};
 use crate::cpu::product::{Block, IN_PLACE_ROWS, Lanes, Product, Target};
 use crate::cpu::simd::Kernels;
 use crate::cpu::{forms, parallel, plan, scratch};
-use crate::gradients::{Gradient, Wanted};
 use crate::interaction::Core;
+use crate::wanted::{Gradient, Wanted};
 use crate::{Element, Interaction, Result, View};
 
 /// The gradients of all pairs; each term of g is multiplied by `scale`.

@@ -13,8 +13,8 @@ use crate::cpu::contract::contract;
 use crate::cpu::output::Sink;
 use crate::cpu::trilinear::Trilinear;
 use crate::cpu::{forms, parallel, plan};
-use crate::gradients::{Gradient, Wanted};
 use crate::interaction::Core;
+use crate::wanted::{Gradient, Wanted};
 use crate::{Element, Interaction, Result, View, ViewMut};
 
 /// The gradients of a shared context.

@@ -24,7 +24,7 @@ use super::recorder::Recorder;
 use super::shared::rows_of;
 use super::stage::Stage;
 use crate::block::Center;
-use crate::gradients::WantedBlock;
+use crate::wanted::WantedBlock;
 use crate::{Element, Interaction, Result};
 pub(super) use attention::{attend, attend_backward};
 pub(super) use backward::{Inputs, backward};

@@ -5,7 +5,7 @@ use crate::cuda::operand::Operand;
 use crate::cuda::operations::{call, describe, outputs};
 use crate::cuda::recorder::{Recorder, Target};
 use crate::cuda::stage::Stage;
-use crate::gradients::Gradient;
+use crate::wanted::Gradient;
 use crate::{Element, Interaction, Plan, Result, View, ViewMut, Wanted, cpu};
 
 pub(crate) fn forward_pairs<T: Element>(
