@@ -209,7 +209,8 @@ fn places() {
         let mut pairs = DeviceTensor::<f32, 3>::zeros(device, [1, R, R]).unwrap();
         let error = layer.generate_into(z, pairs.view_mut(), y.view_mut());
         assert!(matches!(error, Err(Error::Shape { .. } | Error::Unsupported { .. })), "{error:?}");
-        let error = layer.forward_pairs(cube.view(), cube.view()).unwrap_err();
+        let mut all = DeviceTensor::<f32, 4>::zeros(device, [1, 2, 2, layer.outputs()]).unwrap();
+        let error = layer.forward_pairs_into(cube.view(), cube.view(), all.view_mut()).unwrap_err();
         assert!(matches!(error, Error::Unsupported { .. }), "{error}");
     });
 }
