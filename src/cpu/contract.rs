@@ -22,13 +22,13 @@
 //! threads or the tasks, and on N only in that two gradients at once of a small batch are made of several parts.
 
 use super::cache::{part, parts};
-use super::kernels::{Ahead, Fused, KhatriRao};
+use super::kernels::{Fused, KhatriRao};
 use super::operand::{Cube, Part};
 use super::output::{Output, Panels, Sink, Staging};
 use super::parallel::{self, Shared};
 use super::scratch;
 use super::simd::Kernels;
-use super::soon::Soon;
+use super::soon::{Coming, Soon};
 use super::trilinear::{Roles, Trilinear};
 use crate::Result;
 
@@ -367,21 +367,21 @@ impl<T: Kernels> Task<'_, T> {
                     };
                     let [out_stride, row_stride, step] = [pa, pb, pc].map(|place| strides[place]);
                     let calls = outs * rows.div_ceil(table.nr);
-                    let ahead = self.ahead(&w, block, [pa, pc], calls * tiles, in_place);
-                    let panel_step =
-                        if tiles > 1 { pace(inputs.c.distance * size_of::<T::Acc>(), calls * c.1) } else { 0 };
                     let fresh = self.fresh() && a.0 + a0 + c.0 == 0;
                     let (passes, chunks) = (parts(c.1, blocks.kc, table.lanes), parts(outs, chunk, 1));
                     // With the last block, what comes after it.
                     let ends = [(a.0 + a0 + outs, roles.a), (b.0 + b0 + rows, roles.b), (c.0 + c.1, roles.c)];
                     let of_tile = self.soon.bytes().div_ceil(tiles.max(1)).next_multiple_of(64);
                     let last = of_tile > 0 && ends.iter().all(|&(end, axis)| end == self.end(axis));
-                    let panel_step = if last { pace(of_tile, calls * c.1) } else { panel_step };
-                    let mut ahead = Ahead { panels_step: panel_step, ..ahead };
+                    let coming = self.coming(&w, block, [pa, pc], tiles, !last && (in_place || w.strides()[2] == 1));
                     for tile in a_sums.tiles() {
-                        ahead.panels = match last {
-                            true => self.soon.at(tile.index * of_tile).cast(),
-                            false => inputs.a.at(tile).wrapping_add(inputs.a.distance).cast_const(),
+                        let panels: (*const T::Acc, usize) = match last {
+                            true => (self.soon.at(tile.index * of_tile).cast(), of_tile),
+                            false if tiles > 1 => {
+                                let distance = inputs.a.distance;
+                                (inputs.a.at(tile).wrapping_add(distance).cast_const(), distance * size_of::<T::Acc>())
+                            }
+                            false => (self.inputs.cast_const(), 0),
                         };
                         let width = tile.width;
                         let [p, q] = [(inputs.a, a0), (inputs.b, b0)]
@@ -392,6 +392,7 @@ impl<T: Kernels> Task<'_, T> {
                         for (d0, depth) in passes.clone() {
                             let (lanes, vectors) = (inputs.c.at(tile).add(d0 * width).cast_const(), tile.vectors);
                             let w = first.wrapping_offset((d0 as isize).wrapping_mul(step));
+                            let mut ahead = coming.during(panels, tile.index, (calls, (d0, depth), c.1));
                             if !roles.khatri_rao {
                                 (table.arithmetic.fused)(&Fused {
                                     lanes,
@@ -407,7 +408,6 @@ impl<T: Kernels> Task<'_, T> {
                                     axpy: blocks.axpy.then_some((p, dq)),
                                     ahead,
                                 });
-                                ahead = ahead.after(calls, depth);
                                 continue;
                             }
                             for (o0, outs) in chunks.clone() {
@@ -430,9 +430,6 @@ impl<T: Kernels> Task<'_, T> {
                                 ahead = ahead.after(outs * rows.div_ceil(table.nr), depth);
                             }
                         }
-                        if pc == 0 {
-                            ahead = Ahead { weights_step: 0, weights_jump: 0, ..ahead }; // brought by the first tile
-                        }
                     }
                 }
             }
@@ -452,44 +449,27 @@ impl<T: Kernels> Task<'_, T> {
         first + len
     }
 
-    /// The block of W that follows this one, to be brought during so many calls of the microkernel.
-    fn ahead(
+    /// The block of W that follows this one, if any does and its elements are contiguous.
+    fn coming(
         &self,
         w: &Cube<'_, T>,
         block: [Part; 3],
         [pa, pc]: [usize; 2],
-        calls: usize,
-        in_place: bool,
-    ) -> Ahead<T::Acc> {
+        tiles: usize,
+        any: bool,
+    ) -> Coming<T::Acc> {
         let (size, strides) = (w.element(), w.strides());
-        let none = Ahead {
-            weights: self.inputs.cast_const(),
-            weights_step: 0,
-            weights_jump: 0,
-            panels: self.inputs.cast_const(),
-            panels_step: 0,
-        };
-        let next = |place: usize| {
-            let mut first = block.map(|(first, _)| first);
-            first[place] += block[place].1;
-            w.at(first)
-        };
-        if strides[2] != 1 && !in_place {
-            return none;
+        if !any {
+            return Coming { first: self.inputs.cast_const(), bytes: 0, rows: None };
         }
+        let mut next = block.map(|(first, _)| first);
+        next[pa] += block[pa].1;
+        let first = w.at(next);
+        let bytes = |places: &[usize]| places.iter().map(|&place| block[place].1).product::<usize>() * size;
         if pc == 0 {
-            // A line of each row, then the next line of each.
-            let step = (strides[0] as usize).wrapping_mul(size);
-            let jump = 64isize.wrapping_sub((step as isize).wrapping_mul(block[pc].1 as isize));
-            return Ahead { weights: next(pa), weights_step: step, weights_jump: jump, ..none };
+            let row = (strides[0] as usize).wrapping_mul(size);
+            return Coming { first, bytes: 0, rows: Some((row, bytes(&[1, 2]).div_ceil(64))) };
         }
-        // Behind this block, evenly.
-        let bytes = block.iter().map(|&(_, len)| len).product::<usize>() * size;
-        Ahead { weights: next(pa), weights_step: pace(bytes, calls * block[pc].1), ..none }
+        Coming { first, bytes: bytes(&[0, 1, 2]).div_ceil(tiles.max(1)), rows: None }
     }
-}
-
-/// Bytes a step, at most a line, of so many in so many steps.
-fn pace(bytes: usize, steps: usize) -> usize {
-    bytes.div_ceil(steps.max(1)).min(64)
 }
