@@ -341,10 +341,18 @@ impl<T: Kernels> Task<'_, T> {
         // Sums along b take the outputs of a block for each pass of the depth: as many, into however many tasks b is cut.
         let most_rows = part(t.lengths[roles.b], most_rows, table.nr).max(1);
         let most_outs = (elements / if rows_contiguous { most_rows + 16 } else { most_rows }).max(1);
+        let most_outs = if most_outs > chunk { most_outs / chunk * chunk } else { most_outs };
         let tiles = self.outputs[0].tiles().count();
         let [a_sums, b_sums] = &self.outputs;
-        for (b0, rows) in parts(b.1, most_rows, table.nr) {
-            for (a0, outs) in parts(a.1, most_outs, 1) {
+        // In place, blocks that are one run of memory each, so that the next one is brought evenly.
+        let whole = most_outs.min(a.1) * b.1 * c.1 * size_of::<T::Acc>() <= t.caches.l2 / 4;
+        let (most_rows, most_outs) = match (in_place && !rows_contiguous, roles.khatri_rao) {
+            (true, true) if whole => (b.1.max(1), most_outs),
+            (true, false) if most_rows < b.1 => (most_rows, 1),
+            _ => (most_rows, most_outs),
+        };
+        for (a0, outs) in parts(a.1, most_outs, 1) {
+            for (b0, rows) in parts(b.1, most_rows, table.nr) {
                 let mut block = [(0, 0); 3];
                 for (place, part) in [(pa, (a.0 + a0, outs)), (pb, (b.0 + b0, rows)), (pc, c)] {
                     block[place] = part;
@@ -373,7 +381,15 @@ impl<T: Kernels> Task<'_, T> {
                     let ends = [(a.0 + a0 + outs, roles.a), (b.0 + b0 + rows, roles.b), (c.0 + c.1, roles.c)];
                     let of_tile = self.soon.bytes().div_ceil(tiles.max(1)).next_multiple_of(64);
                     let last = of_tile > 0 && ends.iter().all(|&(end, axis)| end == self.end(axis));
-                    let coming = self.coming(&w, block, [pa, pc], tiles, !last && (in_place || w.strides()[2] == 1));
+                    let mut next = block.map(|(first, _)| first);
+                    match b0 + rows < b.1 {
+                        true => next[pb] += rows,
+                        false => (next[pa], next[pb]) = (next[pa] + outs, b.0),
+                    }
+                    let coming = match !last && (in_place || w.strides()[2] == 1) {
+                        true => Coming::new(&w, (next, lengths), pc, tiles),
+                        false => Coming::nothing(self.inputs.cast_const()),
+                    };
                     for tile in a_sums.tiles() {
                         let panels: (*const T::Acc, usize) = match last {
                             true => (self.soon.at(tile.index * of_tile).cast(), of_tile),
@@ -447,29 +463,5 @@ impl<T: Kernels> Task<'_, T> {
             (0, self.t.lengths[axis])
         };
         first + len
-    }
-
-    /// The block of W that follows this one, if any does and its elements are contiguous.
-    fn coming(
-        &self,
-        w: &Cube<'_, T>,
-        block: [Part; 3],
-        [pa, pc]: [usize; 2],
-        tiles: usize,
-        any: bool,
-    ) -> Coming<T::Acc> {
-        let (size, strides) = (w.element(), w.strides());
-        if !any {
-            return Coming { first: self.inputs.cast_const(), bytes: 0, rows: None };
-        }
-        let mut next = block.map(|(first, _)| first);
-        next[pa] += block[pa].1;
-        let first = w.at(next);
-        let bytes = |places: &[usize]| places.iter().map(|&place| block[place].1).product::<usize>() * size;
-        if pc == 0 {
-            let row = (strides[0] as usize).wrapping_mul(size);
-            return Coming { first, bytes: 0, rows: Some((row, bytes(&[1, 2]).div_ceil(64))) };
-        }
-        Coming { first, bytes: bytes(&[0, 1, 2]).div_ceil(tiles.max(1)), rows: None }
     }
 }

@@ -2,7 +2,7 @@
 //! otherwise wait for it.
 
 use super::kernels::{Ahead, Lines};
-use super::operand::Part;
+use super::operand::{Cube, Part};
 use super::output::{Place, Sink};
 use super::simd::Kernels;
 use super::trilinear::{Roles, Trilinear};
@@ -61,14 +61,36 @@ impl Soon {
 
 /// The next block of W, brought while the tiles of the batch meet this one.
 pub(crate) struct Coming<A> {
-    pub(crate) first: *const A,
+    first: *const A,
     /// Behind this block, for each of the tiles.
-    pub(crate) bytes: usize,
+    bytes: usize,
     /// Or the distance of its rows, where each step of depth is one, and the lines of each, which the first tile brings.
-    pub(crate) rows: Option<(usize, usize)>,
+    rows: Option<(usize, usize)>,
 }
 
 impl<A: Copy> Coming<A> {
+    pub(crate) fn nothing(used: *const A) -> Self {
+        Coming { first: used, bytes: 0, rows: None }
+    }
+
+    /// A block that begins at `next`, of contiguous elements, where the depth is the axis `pc`, during so many tiles.
+    pub(crate) fn new<T: Kernels<Acc = A>>(
+        w: &Cube<'_, T>,
+        (next, [outer, middle, inner]): ([usize; 3], [usize; 3]),
+        pc: usize,
+        tiles: usize,
+    ) -> Self {
+        let (first, size) = (w.at(next), w.element());
+        let row = middle * inner * size;
+        match pc {
+            0 => {
+                let distance = (w.strides()[0] as usize).wrapping_mul(size);
+                Coming { first, bytes: 0, rows: Some((distance, row.div_ceil(64))) }
+            }
+            _ => Coming { first, bytes: (outer * row).div_ceil(tiles.max(1)), rows: None },
+        }
+    }
+
     /// With the panels, what is asked for by so many calls of the microkernel, in a pass of the depth.
     pub(crate) fn during(
         &self,

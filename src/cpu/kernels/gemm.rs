@@ -43,7 +43,7 @@ impl<S: Simd, const MV: usize> Source<S, MV> for Strip<S::Acc> {
         // SAFETY: any address may be asked for; the rest is the caller's contract.
         unsafe {
             if MV * S::LANES * size_of::<S::Acc>() > 64 {
-                S::prefetch_near(self.lanes.ahead.next.wrapping_byte_offset(self.across));
+                S::prefetch(self.lanes.ahead.next.wrapping_byte_offset(self.across));
             }
             Source::<S, MV>::next(&mut self.lanes)
         }

@@ -110,7 +110,12 @@ impl<S: Simd, const MV: usize> Source<S, MV> for Loaded<S::Acc> {
         let ahead = &mut self.ahead;
         // SAFETY: `v` < MV: within the operand by the caller's contract.
         unsafe {
-            S::prefetch_near(ahead.next);
+            // Lines far apart may share a few sets of L1.
+            if ahead.step > 64 {
+                S::prefetch(ahead.next);
+            } else {
+                S::prefetch_near(ahead.next);
+            }
             ahead.next = ahead.next.wrapping_byte_add(ahead.step);
             let mut lanes = [S::zero(); MV];
             for (v, lanes) in lanes.iter_mut().enumerate() {

@@ -11,8 +11,9 @@ use crate::cpu::simd::Simd;
 /// Largest MV of any level.
 const MAX_MV: usize = 4;
 
-/// Rows of the result that are asked for in advance: a tile with a short depth does not take as long as memory.
+/// Rows of the result that are asked for in advance, where a tile of so few FMAs does not take as long as memory.
 const AHEAD: usize = 12;
+const FEW: usize = 512;
 
 /// Operands of [`products`].
 pub(crate) struct Products<A> {
@@ -141,7 +142,8 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(p: &Products<S::Acc>, f
             let out = |o: usize, v: usize| p.out[v].wrapping_offset((row + o) as isize * p.out_stride);
             let across = (out(0, MV - 1).addr() as isize).wrapping_sub(out(0, 0).addr() as isize);
             // The first tile asks for its own rows too.
-            let (from, to) = (if row == 0 { 0 } else { row + AHEAD }, (row + NR + AHEAD).min(p.rows));
+            let ahead = if p.depth * NR * MV < FEW { AHEAD } else { 0 };
+            let (from, to) = (if row == 0 { 0 } else { row + ahead }, (row + NR + ahead).min(p.rows));
             let asked = to.saturating_sub(from).min(p.depth);
             let next = p.out[0].wrapping_offset(from as isize * p.out_stride).wrapping_add(S::LANES - 1).cast_const();
             let step = p.out_stride;
