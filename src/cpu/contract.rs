@@ -351,8 +351,8 @@ impl<T: Kernels> Task<'_, T> {
             (true, false) if most_rows < b.1 => (most_rows, 1),
             _ => (most_rows, most_outs),
         };
-        for (a0, outs) in parts(a.1, most_outs, 1) {
-            for (b0, rows) in parts(b.1, most_rows, table.nr) {
+        for (b0, rows) in parts(b.1, most_rows, table.nr) {
+            for (a0, outs) in parts(a.1, most_outs, 1) {
                 let mut block = [(0, 0); 3];
                 for (place, part) in [(pa, (a.0 + a0, outs)), (pb, (b.0 + b0, rows)), (pc, c)] {
                     block[place] = part;
@@ -382,9 +382,9 @@ impl<T: Kernels> Task<'_, T> {
                     let of_tile = self.soon.bytes().div_ceil(tiles.max(1)).next_multiple_of(64);
                     let last = of_tile > 0 && ends.iter().all(|&(end, axis)| end == self.end(axis));
                     let mut next = block.map(|(first, _)| first);
-                    match b0 + rows < b.1 {
-                        true => next[pb] += rows,
-                        false => (next[pa], next[pb]) = (next[pa] + outs, b.0),
+                    match a0 + outs < a.1 {
+                        true => next[pa] += outs,
+                        false => (next[pa], next[pb]) = (a.0, next[pb] + rows),
                     }
                     let coming = match !last && (in_place || w.strides()[2] == 1) {
                         true => Coming::new(&w, (next, lengths), pc, tiles),
