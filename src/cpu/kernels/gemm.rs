@@ -30,11 +30,10 @@ pub(crate) enum Fetch {
     Lanes,
 }
 
-/// Lanes, of which a strip may be two lines: the second one is asked for too.
+/// Lanes, and what is asked for beside: where memory is most of the work, into L2. A strip may be two lines wide.
 struct Strip<A> {
     lanes: Loaded<A>,
-    /// From the line that is asked for to the other.
-    across: isize,
+    second: Lines<A>,
 }
 
 impl<S: Simd, const MV: usize> Source<S, MV> for Strip<S::Acc> {
@@ -42,10 +41,13 @@ impl<S: Simd, const MV: usize> Source<S, MV> for Strip<S::Acc> {
     unsafe fn next(&mut self) -> [S::Vector; MV] {
         // SAFETY: any address may be asked for; the rest is the caller's contract.
         unsafe {
+            S::prefetch(self.lanes.ahead.next);
+            self.lanes.ahead.next = self.lanes.ahead.next.wrapping_byte_add(self.lanes.ahead.step);
             if MV * S::LANES * size_of::<S::Acc>() > 64 {
-                S::prefetch(self.lanes.ahead.next.wrapping_byte_offset(self.across));
+                S::prefetch(self.second.next);
+                self.second.next = self.second.next.wrapping_byte_add(self.second.step);
             }
-            Source::<S, MV>::next(&mut self.lanes)
+            self.lanes.load::<S, MV>()
         }
     }
 }
@@ -105,23 +107,24 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
         for tile in 0..tiles {
             let row = first + tile * NR;
             let b = g.b.wrapping_offset(row as isize * g.b_stride);
-            let (ahead, across) = match g.fetch {
-                Fetch::Nothing => (Lines::none(g.a), 0),
+            let none = Lines::none(g.a);
+            let (ahead, second) = match g.fetch {
+                Fetch::Nothing => (none, none),
                 Fetch::Rows => {
                     let step = if g.b_step == 1 {
                         (g.b_stride as usize).wrapping_mul(NR * size) / g.depth.max(1)
                     } else {
                         (g.b_step as usize).wrapping_mul(size)
                     };
-                    (Lines { next: b.wrapping_offset(AHEAD * NR as isize * g.b_stride), step, jump: 0 }, 0)
+                    (Lines { next: b.wrapping_offset(AHEAD * NR as isize * g.b_stride), step, jump: 0 }, none)
                 }
-                // Of rows in reverse order too.
                 Fetch::Lanes => {
-                    let step = (g.a_stride as usize).wrapping_mul(size);
-                    (Lines { next: g.a.wrapping_add(MV * S::LANES), step, jump: 0 }, 64)
+                    let step = (g.a_stride as usize).wrapping_mul(size); // of rows in reverse order too
+                    let next = g.a.wrapping_add(MV * S::LANES);
+                    (Lines { next, step, jump: 0 }, Lines { next: next.wrapping_byte_add(64), step, jump: 0 })
                 }
             };
-            let mut lanes = Strip { lanes: Loaded { a: g.a, a_stride: g.a_stride, ahead }, across };
+            let mut lanes = Strip { lanes: Loaded { a: g.a, a_stride: g.a_stride, ahead }, second };
             let acc = microkernel::<S, MV, NR>(g.depth, &mut lanes, b, (g.b_stride, g.b_step));
             // One loop for each, so that the sums stay in registers.
             let out = g.out.wrapping_add(row * g.out_stride);

@@ -104,11 +104,29 @@ pub(super) struct Loaded<A> {
     pub(super) ahead: Lines<A>,
 }
 
+impl<A> Loaded<A> {
+    /// # Safety
+    ///
+    /// As [`Source::next`].
+    #[inline(always)]
+    pub(super) unsafe fn load<S: Simd<Acc = A>, const MV: usize>(&mut self) -> [S::Vector; MV] {
+        // SAFETY: `v` < MV: within the operand by the caller's contract.
+        unsafe {
+            let mut lanes = [S::zero(); MV];
+            for (v, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = S::load(self.a.add(v * S::LANES));
+            }
+            self.a = self.a.wrapping_offset(self.a_stride);
+            lanes
+        }
+    }
+}
+
 impl<S: Simd, const MV: usize> Source<S, MV> for Loaded<S::Acc> {
     #[inline(always)]
     unsafe fn next(&mut self) -> [S::Vector; MV] {
         let ahead = &mut self.ahead;
-        // SAFETY: `v` < MV: within the operand by the caller's contract.
+        // SAFETY: any address may be asked for; the rest is the caller's contract.
         unsafe {
             // Lines far apart may share a few sets of L1.
             if ahead.step > 64 {
@@ -117,12 +135,7 @@ impl<S: Simd, const MV: usize> Source<S, MV> for Loaded<S::Acc> {
                 S::prefetch_near(ahead.next);
             }
             ahead.next = ahead.next.wrapping_byte_add(ahead.step);
-            let mut lanes = [S::zero(); MV];
-            for (v, lanes) in lanes.iter_mut().enumerate() {
-                *lanes = S::load(self.a.add(v * S::LANES));
-            }
-            self.a = self.a.wrapping_offset(self.a_stride);
-            lanes
+            self.load::<S, MV>()
         }
     }
 }
