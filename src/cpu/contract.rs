@@ -345,7 +345,7 @@ impl<T: Kernels> Task<'_, T> {
         let tiles = self.outputs[0].tiles().count();
         let [a_sums, b_sums] = &self.outputs;
         // In place, blocks that are one run of memory each, so that the next one is brought evenly.
-        let whole = most_outs.min(a.1) * b.1 * c.1 * size_of::<T::Acc>() <= t.caches.l2 / 4;
+        let whole = most_outs.min(a.1).saturating_mul(b.1).saturating_mul(c.1) <= t.caches.l2 / 4 / size_of::<T::Acc>();
         let (most_rows, most_outs) = match (in_place && !rows_contiguous, roles.khatri_rao) {
             (true, true) if whole => (b.1.max(1), most_outs),
             (true, false) if most_rows < b.1 => (most_rows, 1),
