@@ -136,7 +136,7 @@ impl<'a, T: Element> Block<'a, T> {
     /// That no axis is longer than memory can have.
     pub(crate) fn check(&self) -> Result<()> {
         if let Center::Dense(core) = self.center {
-            crate::view::elements(&core.shape())?;
+            crate::strides::elements(&core.shape())?;
         }
         self.ranks().into_iter().chain(self.sizes()).try_for_each(limit)
     }

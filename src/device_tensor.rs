@@ -1,7 +1,7 @@
 //! Owned tensors in a CUDA device's memory.
 
 use crate::cuda::Memory;
-use crate::view::{elements, row_major};
+use crate::strides::{elements, row_major};
 use crate::{Device, Element, Error, Result, Tensor, View, ViewMut};
 
 /// An owned row-major tensor of rank `D` in the memory of a CUDA device. Its views are operands like any others, of calls whose
@@ -86,7 +86,7 @@ impl<T: Element, const D: usize> DeviceTensor<T, D> {
                 index.iter().zip(strides).map(|(&index, stride): (&usize, isize)| index as isize * stride).sum();
             // SAFETY: the index is within the shape, which `to` has too.
             unsafe { *first.offset(offset) = value };
-            crate::view::advance(&mut index, self.shape);
+            crate::strides::advance(&mut index, self.shape);
         }
         Ok(())
     }

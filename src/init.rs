@@ -20,6 +20,7 @@
 //! alone, whichever of its inputs z is, so that y has variance J/3: pytorch#132231.)
 
 use crate::interaction::Core;
+use crate::random::Random;
 use crate::{Block, Element, Interaction};
 
 /// Standard deviations of a layer's operands: of those that it has.
@@ -127,14 +128,9 @@ impl<T: Element> Interaction<'_, T> {
 /// assert_eq!(a, b);
 /// ```
 pub fn normal<T: Element>(seed: u64, deviation: f64, to: &mut [T]) {
-    let mut state = seed;
+    let mut random = Random(seed);
     // In (0, 1).
-    let mut uniform = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let bits = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (((bits ^ (bits >> 31)) >> 12) as f64 + 0.5) / (1u64 << 52) as f64
-    };
+    let mut uniform = || ((random.next() >> 12) as f64 + 0.5) / (1u64 << 52) as f64;
     for pair in to.chunks_mut(2) {
         let radius = deviation * (-2.0 * uniform().ln()).sqrt();
         let (sine, cosine) = (std::f64::consts::TAU * uniform()).sin_cos();

@@ -3,7 +3,7 @@
 use crate::cpu::Panels;
 use crate::error::check;
 use crate::place::{self, Located};
-use crate::view::LONGEST;
+use crate::strides::LONGEST;
 use crate::{Block, Context, Element, Plan, Prepared, Result, Tensor, View, ViewMut};
 
 /// How W is given.
@@ -82,7 +82,7 @@ impl<'a, T: Element> Interaction<'a, T> {
         match &core {
             Core::Absent => {}
             Core::Dense(w) => {
-                crate::view::elements(&w.shape())?;
+                crate::strides::elements(&w.shape())?;
             }
             Core::Cp { a, .. } => limit(a.shape()[1])?,
             Core::Blocks(blocks) => blocks.iter().try_for_each(Block::check)?,

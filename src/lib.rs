@@ -36,6 +36,8 @@
 //! | sum that over problems (outer-product mean) | [`Interaction::forward_pairs_reduced`] |
 //! | choose the weights row by row | [`Grouped`] |
 //! | get the gradients | [`Interaction::backward`], and [`backward_into`](Interaction::backward_into) for some of them |
+//! | keep activations for the backward pass | [`Interaction::forward_saving`] |
+//! | differentiate twice | [`Interaction::tangent`] |
 //! | get the linear layers that z generates | [`Interaction::generate`] |
 //! | use a diagonal, Tucker or block-term W | [`Block`] and [`Interaction::blocks`] |
 //! | measure distances, gate x | [`Mahalanobis`], [`Interaction::attend`] |
@@ -92,8 +94,10 @@ mod place;
 mod plan;
 mod prepared;
 pub mod presets;
+mod random;
 pub mod reference;
 mod saved;
+mod strides;
 mod tangent;
 mod tensor;
 mod view;

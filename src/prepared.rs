@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::{Context, DeviceTensor, Element, Interaction, Result, Tensor, View, cuda};
 
-/// A layer that owns its weights, arranged for this processor: contiguous and, for f16 and bf16, also converted to f32. Valid for any thread count, SIMD level and batch; results have the same bits as those of
+/// A layer that owns its weights, arranged for this processor: contiguous and, for f16 and bf16, also converted to f32.
+/// Valid for any thread count, SIMD level and batch; results have the same bits as those of
 /// the layer it was made from.
 ///
 /// It takes the weights' own size, and for f16 and bf16 two times that again. Weights of a CUDA device are arranged in that

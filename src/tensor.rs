@@ -1,6 +1,6 @@
 //! Owned results.
 
-use crate::view::{advance, elements, row_major};
+use crate::strides::{advance, elements, row_major};
 use crate::{Element, Error, Result, View, ViewMut};
 
 /// An owned row-major tensor of rank `D`: what operations return.

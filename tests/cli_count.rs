@@ -132,6 +132,8 @@ fn wrong_options() {
         ("--shape 8,16,16,16 --core 1,2", "P,Q,S"),
         ("--shape 8,16,16,4 --core 5,2,2", "larger than W, [4, 16, 16]"),
         ("--shape 8,16,16,16 --blocks 0", "--blocks"),
+        ("--shape 8,16,16,16 --core 2,3,4 --blocks 5", "--blocks 5"),
+        ("--shape 8,16,16,16,3 --blocks 4", "--blocks 4"),
         ("--shape 8,16,16,16 --peak 0", "--peak"),
         ("--shape 8,16,16,16 --dtype f8", "bf16"),
     ] {

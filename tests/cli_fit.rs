@@ -319,6 +319,8 @@ fn wrong_input() {
     holed[7] = f64::NAN;
     folder.npy("holed.npy", &[K, I, J], &holed);
     folder.npy("ints.npy", &[K, I, J], &vec![1i32; K * I * J]);
+    let bytes = full().iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    folder.safetensors("checkpoint.safetensors", &[("scorer.weight", Dtype::F64, &[K, I, J][..], bytes)]);
     for (arguments, parts) in [
         ("w.npy", &["--rank"][..]),
         ("w.npy --rank 0", &["--rank"]),
@@ -327,6 +329,9 @@ fn wrong_input() {
         ("w.npy --error 0.1 --params 50", &["--params"]),
         ("w.npy --params 3", &["--params 3", "one component has 15 parameters", "[4, 6, 5]"]),
         ("w.npy --sweep --out model.safetensors", &["--error or --params"]),
+        ("w.npy --sweep 1,2 --max-rank 2", &["--max-rank"]),
+        ("w.npy --params 50 --max-rank 2", &["--max-rank"]),
+        ("checkpoint.safetensors --rank 2 --out ./checkpoint.safetensors", &["--out", "W is read from"]),
         ("w.npy --rank 2 --out model.npy", &["--out: model.npy", "FILE.safetensors"]),
         ("w.npy --rank 2 --out nowhere/model.safetensors", &["nowhere/model.safetensors"]),
         ("w.npy --rank 2 --tolerance NaN", &["tolerance", "NaN"]),

@@ -393,6 +393,10 @@ fn errors() {
         let w = View::new(&values, [3, 4, 5]).unwrap();
         assert_eq!(cp(w, &Options::new(2)).unwrap_err(), Error::NotFinite { operand: "w" });
     }
+    // Finite, but not its length, which λ would be.
+    let huge = View::new(&[3e38f32; 60], [3, 4, 5]).unwrap();
+    let ended = cp(huge, &Options::new(1)).unwrap_err();
+    assert!(matches!(ended, Error::NotFinite { .. }), "{ended}");
     let shape = |operand, axis, expected, actual| Error::Shape { operand, axis, expected, actual };
     let (a, b, c) = ([1.0; 6], [1.0; 8], [1.0; 10]);
     let (a, b, c) = (View::new(&a, [3, 2]).unwrap(), View::new(&b, [4, 2]).unwrap(), View::new(&c, [5, 2]).unwrap());

@@ -10,7 +10,7 @@ use trilinear::{Context, DType, Device, Element, Interaction};
 
 /// Small, with tails of every vector length; and longer than vectors of every level.
 const SIZES: [[usize; 4]; 2] = [[3, 4, 5, 2], [7, 19, 6, 17]];
-const ROWS: [[usize; 2]; 5] = [[1, 1], [3, 1], [21, 1], [2, 3], [1, 20]];
+const ROWS: [[usize; 2]; 7] = [[0, 1], [2, 0], [1, 1], [3, 1], [21, 1], [2, 3], [1, 20]];
 
 /// To the last bit, in every layout.
 fn integers<T: Element>() {

@@ -8,7 +8,7 @@ use common::{assert_same, contexts};
 use trilinear::{Context, Device, Element};
 
 const SIZES: [[usize; 4]; 2] = [[3, 4, 5, 2], [7, 19, 6, 17]];
-const ROWS: [[usize; 2]; 5] = [[1, 1], [3, 1], [21, 1], [2, 3], [1, 20]];
+const ROWS: [[usize; 2]; 7] = [[0, 1], [2, 0], [1, 1], [3, 1], [21, 1], [2, 3], [1, 20]];
 const WHICH: [Which; 3] = [Which::All, Which::Inputs, Which::Weights];
 
 /// Each of them, of some gradients, written or added.

@@ -4,22 +4,15 @@ mod common;
 
 use common::case::Form;
 use common::layout::{Embedded, Layout};
-use common::pairs::{Pairs, Sizes};
+use common::pairs::{Pairs, SMALLEST, Sizes};
 use common::{Random, assert_close, assert_exact, assert_same, contexts, levels};
 use trilinear::reference::{self, Reference};
 use trilinear::{Context, Device, Element, Error, Gradient, Reduction, Tensor, View, Wanted};
 
 /// [M, S, T, I, J, K, R]: with many outputs and problems outer products are cheaper, with few the contraction of either side.
 fn shapes() -> Vec<Sizes> {
-    let mut shapes = vec![
-        [0, 3, 2, 2, 2, 2, 2],
-        [3, 0, 2, 2, 2, 2, 2],
-        [2, 3, 0, 4, 2, 2, 2],
-        [2, 3, 4, 0, 2, 2, 2],
-        [2, 3, 4, 2, 0, 2, 2],
-        [2, 3, 4, 5, 2, 0, 2],
-        [2, 3, 4, 5, 2, 3, 0],
-        [1, 1, 1, 1, 1, 1, 1],
+    let mut shapes = SMALLEST.to_vec();
+    shapes.extend([
         [9, 4, 5, 3, 2, 7, 2],
         [40, 3, 20, 6, 7, 33, 3],
         [7, 20, 3, 9, 17, 1, 2],
@@ -27,7 +20,7 @@ fn shapes() -> Vec<Sizes> {
         [3, 70, 2, 4, 5, 1, 3],
         [30, 10, 60, 8, 8, 20, 1],
         [600, 2, 3, 4, 5, 6, 2],
-    ];
+    ]);
     if cfg!(miri) {
         return shapes;
     }

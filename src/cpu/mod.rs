@@ -253,7 +253,7 @@ pub(crate) fn fill_zero<A: Clone + Default, const D: usize>(to: &mut ViewMut<'_,
     if shape.contains(&0) {
         return;
     }
-    if strides == crate::view::row_major(shape) {
+    if strides == crate::strides::row_major(shape) {
         // SAFETY: all elements, which lie one behind the other.
         unsafe { std::slice::from_raw_parts_mut(first, shape.iter().product()) }.fill(A::default());
         return;

@@ -13,7 +13,7 @@ use super::problem::{Address, Type};
 use super::recorder::Target;
 use crate::gradients::Gradient;
 use crate::interaction::Core;
-use crate::view::advance;
+use crate::strides::advance;
 use crate::{Element, Error, Interaction, Result, View, ViewMut};
 
 /// Memory of a device for operands of the host, used again from call to call.

@@ -7,7 +7,7 @@ use super::report::{Cp, Report, Stopped};
 use super::start;
 use super::target::Target;
 use super::{Init, Options, Real};
-use crate::view::elements;
+use crate::strides::elements;
 use crate::{Interaction, Result, Tensor, View};
 
 /// The CP decomposition of `w` [K, I, J] that alternating least squares finds (Carroll and Chang, *Analysis of Individual

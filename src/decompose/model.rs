@@ -1,7 +1,7 @@
 //! A decomposition while it is fitted: factors with columns of length 1, and their Grams.
 
 use super::Real;
-use crate::{Context, Interaction, Result, Tensor, View};
+use crate::{Context, Error, Interaction, Result, Tensor, View};
 
 /// Σᵣ λ\[r\] a\[k,r\] b\[i,r\] c\[j,r\], in units of the target's scale.
 #[derive(Clone)]
@@ -81,7 +81,8 @@ impl<T: Real> Model<T> {
         (0..r).map(|p| self.lambda[p] * row(p)).sum()
     }
 
-    /// Factors and λ as T, the columns in another order, and `scale` in λ.
+    /// Factors and λ as T, the columns in another order, and `scale` in λ. Errors: [`Error::NotFinite`] if T cannot hold λ,
+    /// as that of a W near the largest number there is; those of allocation.
     pub(super) fn finish(&self, order: &[usize], scale: f64) -> Result<([Tensor<T, 2>; 3], Tensor<T, 1>)> {
         let r = order.len();
         let ordered = |factor: &Tensor<T, 2>| {
@@ -89,7 +90,10 @@ impl<T: Real> Model<T> {
             Tensor::from_vec(rows.flat_map(|row| order.iter().map(|&at| row[at])).collect(), factor.shape())
         };
         let [a, b, c] = self.factors.each_ref().map(ordered);
-        let lambda = order.iter().map(|&at| T::from_f64(self.lambda[at] * scale)).collect();
+        let lambda: Vec<T> = order.iter().map(|&at| T::from_f64(self.lambda[at] * scale)).collect();
+        if !lambda.iter().all(|lambda| lambda.to_f64().is_finite()) {
+            return Err(Error::NotFinite { operand: "lambda" });
+        }
         Ok(([a?, b?, c?], Tensor::from_vec(lambda, [r])?))
     }
 }

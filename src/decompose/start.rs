@@ -4,32 +4,24 @@ use super::model::Model;
 use super::normal::eigen;
 use super::target::Target;
 use super::{Cp, Init, Options, Real};
+use crate::random::Random;
 use crate::{Context, Error, Interaction, Result, Tensor, View};
 
 /// Axes longer than this start at random: the decomposition of their Gram would take longer than the fit.
 const LONGEST: usize = 4096;
 
-/// SplitMix64 (Steele, Lea and Flood, *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014).
-pub(super) struct Random(u64);
+/// Random numbers of a start.
+pub(super) struct Numbers(Random);
 
-impl Random {
+impl Numbers {
     /// Of start `start`.
     pub(super) fn new(seed: u64, start: usize) -> Self {
-        let mut of_start = Random(start as u64);
-        Random(seed ^ of_start.next())
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
+        Numbers(Random(seed ^ Random(start as u64).next()))
     }
 
     /// In [0, 1).
     fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.0.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// In [−1, 1), or [0, 1).
@@ -47,7 +39,7 @@ pub(super) fn model<T: Real>(
     start: usize,
 ) -> Result<Model<T>> {
     let (lengths, rank) = (target.w.shape(), options.rank * block);
-    let mut random = Random::new(options.seed, start);
+    let mut random = Numbers::new(options.seed, start);
     let mut lambda = None;
     let factors = match options.init {
         Init::Given { factors: [a, b, c], lambda: given } if start == 0 => {
@@ -111,7 +103,7 @@ fn leading<T: Real>(
     mode: usize,
     rank: usize,
     nonnegative: bool,
-    random: &mut Random,
+    random: &mut Numbers,
 ) -> Result<Tensor<T, 2>> {
     let ([k, i, j], elements) = (target.w.shape(), target.w.as_slice().unwrap_or_default());
     let len = [k, i, j][mode];
@@ -178,7 +170,7 @@ fn slices<T: Real>(target: &Target<'_, T>, block: usize) -> Result<[Tensor<T, 2>
 /// The factors of a fit of lower rank, with random columns beside them of weight zero: from there the error can only fall.
 pub(super) fn continued<T: Real>(target: &Target<'_, T>, options: &Options<'_, T>, lower: &Cp<T>) -> Result<Model<T>> {
     let (rank, had) = (options.rank, lower.rank());
-    let mut random = Random::new(options.seed, had);
+    let mut random = Numbers::new(options.seed, had);
     let mut widened = |factor: &Tensor<T, 2>| -> Result<_> {
         let mut wide = Tensor::zeros([factor.shape()[0], rank])?;
         for (row, wide) in wide.as_mut_slice().chunks_exact_mut(rank.max(1)).enumerate() {

@@ -3,7 +3,7 @@
 use super::backward::{Factors, Gradients, backward_pairs};
 use super::terms::{Matrix, reference, sum};
 use super::{Reference, depth, forward};
-use crate::view::elements;
+use crate::strides::elements;
 use crate::{Element, Interaction, Reduction, Result, Tensor, View};
 
 /// y of all pairs, as [P·S·T, K]. Shapes and errors as [`Interaction::forward_pairs`].

@@ -4,7 +4,7 @@ use std::iter::Sum;
 use std::ops::{Add, Mul};
 
 use super::Reference;
-use crate::view::elements;
+use crate::strides::elements;
 use crate::{Element, Error, Result, Tensor, View};
 
 /// A value, and the sum of the magnitudes of its terms. Of a product of sums that is the product of their magnitudes: what

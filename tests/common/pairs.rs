@@ -22,6 +22,18 @@ pub struct Pairs<T> {
 /// P, S, T, I, J, K, R.
 pub type Sizes = [usize; 7];
 
+/// Each axis empty in turn, and all of one element.
+pub const SMALLEST: [Sizes; 8] = [
+    [0, 3, 2, 2, 2, 2, 2],
+    [3, 0, 2, 2, 2, 2, 2],
+    [2, 3, 0, 4, 2, 2, 2],
+    [2, 3, 4, 0, 2, 2, 2],
+    [2, 3, 4, 2, 0, 2, 2],
+    [2, 3, 4, 5, 2, 0, 2],
+    [2, 3, 4, 5, 2, 3, 0],
+    [1, 1, 1, 1, 1, 1, 1],
+];
+
 impl<T: Element> Pairs<T> {
     pub fn uniform(form: Form, sizes: Sizes, seed: u64) -> Self {
         let mut random = Random(seed);

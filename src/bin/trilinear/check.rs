@@ -8,13 +8,14 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use tabled::builder::Builder;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Style};
-use trilinear::reference::{self, error_bound};
+use trilinear::reference::{self, Reference, error_bound};
 use trilinear::{Algorithm, Axes, Context, DType, Device, Element, Error, Interaction, SimdLevel, View, ViewMut};
 use trilinear::{bf16, f16};
 
 use crate::host;
 
 mod gradients;
+mod pairs;
 
 const EXAMPLES: &str = "\
 Every SIMD level that this processor has, the first CUDA device if there is one, every storage type and every algorithm compute
@@ -156,10 +157,19 @@ struct Expected {
 
 impl Expected {
     fn forward<T: Element>(layer: &Interaction<'_, T>, z: View<'_, T, 2>, x: View<'_, T, 2>) -> Result<Self> {
-        let exact = reference::forward(layer, z, x)?;
+        Ok(Expected::of::<T>(reference::forward(layer, z, x)?))
+    }
+
+    /// In the type E.
+    fn of<E: Element>(exact: Reference) -> Self {
         let value = exact.value.as_slice().to_vec();
-        let bound = (0..value.len()).map(|index| exact.error_bound(T::DTYPE, index)).collect();
-        Ok(Expected { value, bound, names: Vec::new() })
+        let bound = (0..value.len()).map(|index| exact.error_bound(E::DTYPE, index)).collect();
+        Expected { value, bound, names: Vec::new() }
+    }
+
+    fn append(&mut self, other: Expected) {
+        self.value.extend(other.value);
+        self.bound.extend(other.bound);
     }
 
     /// An element, for people.
@@ -239,6 +249,8 @@ impl Checker {
             self.dense::<T>(&levels, sizes, &mut seed)?;
             self.cp::<T>(&levels, sizes, &mut seed)?;
             self.gradients::<T>(&levels, sizes, &mut seed)?;
+            self.pairs::<T>(&levels, sizes, &mut seed)?;
+            self.blocks::<T>(&levels, sizes, &mut seed)?;
         }
         Ok(())
     }

@@ -55,9 +55,9 @@ pub(crate) struct Args {
     /// Sizes of the Tucker core along the outputs, z and x [default: R each, but no more than there are]
     #[arg(long, value_name = "P,Q,S", value_parser = parse_core)]
     core: Option<[usize; 3]>,
-    /// Blocks on the diagonal of the block-term form's core
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
-    blocks: u64,
+    /// Blocks on the diagonal of the block-term form's core [default: 4, but no more than the core's longest axis]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    blocks: Option<u64>,
     /// Storage type: f32, f64, f16 or bf16
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = parse_dtype)]
     dtype: DType,
@@ -102,8 +102,17 @@ struct Count {
 /// Sizes of a Tucker core along k, i and j.
 type Core = [usize; 3];
 
+/// Blocks of a block-term form, if there is room for them.
+const DEFAULT_BLOCKS: usize = 4;
+
+/// The core that is asked for, or one of this rank.
+fn core_for(case: &Case, rank: Option<usize>, core: Option<Core>) -> Option<Core> {
+    let Shape { i, j, k, .. } = case.shape;
+    core.or(rank.map(|r| [k, i, j].map(|size| r.min(size))))
+}
+
 /// The forms that this shape has; with a rank or a core also the low-rank ones.
-fn forms(case: &Case, rank: Option<usize>, core: Option<Core>, blocks: usize, element: usize) -> Vec<Count> {
+fn forms(case: &Case, rank: Option<usize>, core: Option<Core>, blocks: Option<usize>, element: usize) -> Vec<Count> {
     let shape = Shape { r: None, ..case.shape };
     let work = Work { tied: case.tied, ..Work::FORWARD };
     let [n, rows, i, j, k] = [shape.n, shape.rows, shape.i, shape.j, shape.k].map(|size| size as u128);
@@ -131,8 +140,8 @@ fn forms(case: &Case, rank: Option<usize>, core: Option<Core>, blocks: usize, el
         let parameters = product([r as u128, sum([k, i, j])]);
         counts.push(costed("cp", format!("R = {r}"), parameters, Shape { r: Some(r), ..shape }));
     }
-    let core = core.or(rank.map(|r| [shape.k, shape.i, shape.j].map(|size| r.min(size))));
-    if let Some(core) = core {
+    if let Some(core) = core_for(case, rank, core) {
+        let blocks = blocks.unwrap_or_else(|| core.into_iter().fold(1, usize::max).min(DEFAULT_BLOCKS));
         for (form, blocks) in [("tucker", 1), ("block-term", blocks)] {
             let [p, q, s] = core.map(|size| size.div_ceil(blocks) as u128);
             let blocks = blocks as u128;
@@ -202,7 +211,7 @@ impl Limits {
 /// Prints the counts.
 pub(crate) fn run(args: Args) -> Result<()> {
     let cases = cases::shapes(&args.preset, &args.shape)?;
-    let blocks = usize::try_from(args.blocks).context("--blocks")?;
+    let blocks = args.blocks.map(usize::try_from).transpose().context("--blocks")?;
     let rank = args.rank.map(usize::try_from).transpose().context("--rank")?;
     if let Some(core) = args.core {
         for case in &cases {
@@ -210,6 +219,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
             let fits = core.iter().zip([k, i, j]).all(|(&core, axis)| core <= axis);
             ensure!(fits, "--core {core:?} is larger than W, {:?} for {}", [k, i, j], case.label());
         }
+    }
+    for case in &cases {
+        let (Some(blocks), Some(core)) = (blocks, core_for(case, rank.or(case.shape.r), args.core)) else { continue };
+        let fits = core.iter().any(|&size| blocks <= size);
+        ensure!(fits, "--blocks {blocks} is more than the core {core:?} of {} has room for", case.label());
     }
     let limits = Limits::of(&args)?;
     let mut out = std::io::stdout().lock();

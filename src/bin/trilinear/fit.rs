@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
@@ -142,7 +143,15 @@ pub(crate) fn run(args: Args) -> Result<bool> {
     if args.out.is_some() && args.sweep.is_some() && args.error.is_none() && args.params.is_none() {
         bail!("--sweep with --out needs --error or --params, which choose the fit that is written");
     }
+    let listed = args.sweep.as_ref().is_some_and(|ranks| !ranks.is_empty());
+    if args.max_rank.is_some() && (listed || args.sweep.is_none() && args.error.is_none()) {
+        bail!("--max-rank is for --error, and for a --sweep without a list of ranks");
+    }
     let w = source::open(&args.file)?;
+    if let Some(out) = &args.out {
+        let same = Path::new(out).canonicalize().is_ok_and(|out| w.place.path.canonicalize().is_ok_and(|w| w == out));
+        ensure!(!same, "--out: {out} is the file that W is read from");
+    }
     let default = if w.dtype == DType::F64 { DType::F64 } else { DType::F32 };
     match args.dtype.unwrap_or(default) {
         DType::F64 => fit::<f64>(&args, &w),
@@ -152,11 +161,21 @@ pub(crate) fn run(args: Args) -> Result<bool> {
 
 /// Whether the user has pressed Ctrl-C.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// The output that is not yet complete, which a second Ctrl-C removes.
+static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// From now on Ctrl-C ends the fit, and a second one the program.
 fn catch_interrupts() -> Result<()> {
     let caught = ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            // `exit` drops nothing.
+            if let Some(file) = lock(&UNFINISHED).take() {
+                let _ = std::fs::remove_file(file);
+            }
             std::process::exit(130);
         }
     });
@@ -210,6 +229,9 @@ fn fit<T: Real>(args: &Args, w: &Array) -> Result<bool> {
     catch_interrupts()?;
     // Before the work: that the results cannot be written is better known now.
     let output = args.out.as_deref().map(|file| Output::create_whole("--out", file)).transpose()?;
+    if let Some(temporary) = output.as_ref().and_then(Output::temporary) {
+        *lock(&UNFINISHED) = Some(temporary.to_owned());
+    }
     let mut save = match &args.save {
         Some(path) => Some(std::fs::File::create(path).with_context(|| format!("--save {}", path.display()))?),
         None => None,

@@ -132,7 +132,7 @@ impl<T: Element> Gating<'_, T> {
         let [groups, each, columns] = self.x.shape();
         let table = T::table(self.context.capability());
         let (ld, wanted) = (ld(columns), of_weights.is_some());
-        let parts = groups.min(PARTS);
+        let parts = groups.clamp(1, PARTS);
         let size = groups.div_ceil(parts);
         let sums = if wanted { parts * ld } else { 0 };
         let of_z = if each == 1 { 0 } else { parts * ld };

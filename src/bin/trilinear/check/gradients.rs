@@ -8,7 +8,7 @@ use super::{Checker, Expected, Sizes, values};
 
 impl Expected {
     /// Results one after the other in one buffer, in the type that gradients have.
-    fn all<A: Element>(parts: &[(&'static str, &Reference)]) -> Self {
+    pub(super) fn all<A: Element>(parts: &[(&'static str, &Reference)]) -> Self {
         let mut all = Expected::default();
         for &(name, part) in parts {
             all.names.push((name, all.value.len()));
@@ -19,7 +19,7 @@ impl Expected {
     }
 
     /// In the order of [`wanted`].
-    fn gradients<A: Element>(exact: &reference::Gradients, has_x: bool) -> Self {
+    pub(super) fn gradients<A: Element>(exact: &reference::Gradients, has_x: bool) -> Self {
         let mut parts = vec![("dz", &exact.z)];
         if has_x {
             parts.push(("dx", &exact.x));
@@ -35,12 +35,12 @@ impl Expected {
 
 /// All gradients but that of an `x` that is not there, one after the other in `to`: those of weights that the layer does
 /// not have too.
-fn wanted<'a, T: Element, const D: usize>(
+pub(super) fn wanted<'a, T: Element, const D: usize, const Z: usize>(
     layer: &Interaction<'_, T>,
-    z: [usize; 2],
+    z: [usize; Z],
     x: Option<[usize; D]>,
     to: &'a mut [T::Accumulator],
-) -> trilinear::Result<Wanted<'a, T, D>> {
+) -> trilinear::Result<Wanted<'a, T, D, Z>> {
     /// The next elements.
     fn next<'a, A: Element, const D: usize>(
         rest: &mut &'a mut [A],
@@ -165,7 +165,7 @@ impl Checker {
         let exact = Expected::gradients::<T::Accumulator>(&exact, false);
         let generate = format!("backward, generate, {form}");
         self.case((levels, T::DTYPE), &generate, None, sizes, &exact, &|context, to| {
-            let wanted = wanted::<T, 2>(layer, [groups, i], None, to)?;
+            let wanted = wanted::<T, 2, 2>(layer, [groups, i], None, to)?;
             layer.with_context(context).backward_generate_into(z, weights, bias, wanted)
         })
     }

@@ -30,7 +30,7 @@ impl Fit {
         vec![
             format!("{}{}", self.rank, if self.chosen { " ←" } else { "" }),
             after.to_string(),
-            format!("{:.2}%", 100.0 * *after as f64 / *before as f64),
+            if *before == 0 { "–".into() } else { format!("{:.2}%", 100.0 * *after as f64 / *before as f64) },
             format!("{error:.6}"),
             output_error.map_or("–".into(), |error| format!("{error:.6}")),
             errors.len().to_string(),

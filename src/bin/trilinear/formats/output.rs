@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use safetensors::tensor::{Dtype, TensorView};
@@ -59,6 +59,11 @@ impl Output {
         let temporary = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
         let file = File::create_new(&temporary).context("cannot be created")?;
         Ok(Output { option, place: place.clone(), path, temporary: Some(temporary), file })
+    }
+
+    /// The file that is written until it is complete, if it is another.
+    pub(crate) fn temporary(&self) -> Option<&Path> {
+        self.temporary.as_deref()
     }
 
     /// The whole file, in the type of the tensor; bf16 becomes f32 in a `.npy` file, which is worth a note.
