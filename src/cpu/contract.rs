@@ -341,16 +341,18 @@ impl<T: Kernels> Task<'_, T> {
         // Sums along b take the outputs of a block for each pass of the depth: as many, into however many tasks b is cut.
         let most_rows = part(t.lengths[roles.b], most_rows, table.nr).max(1);
         let most_outs = (elements / if rows_contiguous { most_rows + 16 } else { most_rows }).max(1);
-        let most_outs = if most_outs > chunk { most_outs / chunk * chunk } else { most_outs };
+        // Of some rows of an output, the next block is brought as one run of memory.
+        let most_outs = match roles.khatri_rao {
+            true if most_outs > chunk => most_outs / chunk * chunk,
+            false if !rows_contiguous && most_rows < t.lengths[roles.b] => 1,
+            _ => most_outs,
+        };
+        // So it is of all rows of several outputs, where L2 has room for them.
+        let block = most_outs.min(a.1).saturating_mul(b.1).saturating_mul(c.1);
+        let whole = roles.khatri_rao && in_place && !rows_contiguous && block <= t.caches.l2 / 4 / size_of::<T::Acc>();
+        let most_rows = if whole { b.1.max(1) } else { most_rows };
         let tiles = self.outputs[0].tiles().count();
         let [a_sums, b_sums] = &self.outputs;
-        // In place, blocks that are one run of memory each, so that the next one is brought evenly.
-        let whole = most_outs.min(a.1).saturating_mul(b.1).saturating_mul(c.1) <= t.caches.l2 / 4 / size_of::<T::Acc>();
-        let (most_rows, most_outs) = match (in_place && !rows_contiguous, roles.khatri_rao) {
-            (true, true) if whole => (b.1.max(1), most_outs),
-            (true, false) if most_rows < b.1 => (most_rows, 1),
-            _ => (most_rows, most_outs),
-        };
         for (b0, rows) in parts(b.1, most_rows, table.nr) {
             for (a0, outs) in parts(a.1, most_outs, 1) {
                 let mut block = [(0, 0); 3];
