@@ -352,6 +352,7 @@ impl<T: Kernels> Task<'_, T> {
         let whole = roles.khatri_rao && in_place && !rows_contiguous && block <= t.caches.l2 / 4 / size_of::<T::Acc>();
         let most_rows = if whole { b.1.max(1) } else { most_rows };
         let tiles = self.outputs[0].tiles().count();
+        let panel = inputs.a.distance * size_of::<T::Acc>();
         let [a_sums, b_sums] = &self.outputs;
         for (b0, rows) in parts(b.1, most_rows, table.nr) {
             for (a0, outs) in parts(a.1, most_outs, 1) {
@@ -395,9 +396,9 @@ impl<T: Kernels> Task<'_, T> {
                     for tile in a_sums.tiles() {
                         let panels: (*const T::Acc, usize) = match last {
                             true => (self.soon.at(tile.index * of_tile).cast(), of_tile),
-                            false if tiles > 1 => {
-                                let distance = inputs.a.distance;
-                                (inputs.a.at(tile).wrapping_add(distance).cast_const(), distance * size_of::<T::Acc>())
+                            // Few panels stay in L2.
+                            false if tiles > 1 && tiles * panel > t.caches.l2 / 8 => {
+                                (inputs.a.at(tile).wrapping_add(inputs.a.distance).cast_const(), panel)
                             }
                             false => (self.inputs.cast_const(), 0),
                         };
