@@ -22,13 +22,13 @@
 //! threads or the tasks, and on N only in that two gradients at once of a small batch are made of several parts.
 
 use super::cache::{part, parts};
-use super::kernels::{Ahead, Fused, KhatriRao};
+use super::kernels::{Fused, KhatriRao};
 use super::operand::{Cube, Part};
 use super::output::{Output, Panels, Sink, Staging};
 use super::parallel::{self, Shared};
 use super::scratch;
 use super::simd::Kernels;
-use super::soon::Soon;
+use super::soon::{Coming, Soon};
 use super::trilinear::{Roles, Trilinear};
 use crate::Result;
 
@@ -341,7 +341,18 @@ impl<T: Kernels> Task<'_, T> {
         // Sums along b take the outputs of a block for each pass of the depth: as many, into however many tasks b is cut.
         let most_rows = part(t.lengths[roles.b], most_rows, table.nr).max(1);
         let most_outs = (elements / if rows_contiguous { most_rows + 16 } else { most_rows }).max(1);
+        // Of some rows of an output, the next block is brought as one run of memory.
+        let most_outs = match roles.khatri_rao {
+            true if most_outs > chunk => most_outs / chunk * chunk,
+            false if !rows_contiguous && most_rows < t.lengths[roles.b] => 1,
+            _ => most_outs,
+        };
+        // So it is of all rows of several outputs, where L2 has room for them.
+        let block = most_outs.min(a.1).saturating_mul(b.1).saturating_mul(c.1);
+        let whole = roles.khatri_rao && in_place && !rows_contiguous && block <= t.caches.l2 / 4 / size_of::<T::Acc>();
+        let most_rows = if whole { b.1.max(1) } else { most_rows };
         let tiles = self.outputs[0].tiles().count();
+        let panel = inputs.a.distance * size_of::<T::Acc>();
         let [a_sums, b_sums] = &self.outputs;
         for (b0, rows) in parts(b.1, most_rows, table.nr) {
             for (a0, outs) in parts(a.1, most_outs, 1) {
@@ -367,21 +378,29 @@ impl<T: Kernels> Task<'_, T> {
                     };
                     let [out_stride, row_stride, step] = [pa, pb, pc].map(|place| strides[place]);
                     let calls = outs * rows.div_ceil(table.nr);
-                    let ahead = self.ahead(&w, block, [pa, pc], calls * tiles, in_place);
-                    let panel_step =
-                        if tiles > 1 { pace(inputs.c.distance * size_of::<T::Acc>(), calls * c.1) } else { 0 };
                     let fresh = self.fresh() && a.0 + a0 + c.0 == 0;
                     let (passes, chunks) = (parts(c.1, blocks.kc, table.lanes), parts(outs, chunk, 1));
                     // With the last block, what comes after it.
                     let ends = [(a.0 + a0 + outs, roles.a), (b.0 + b0 + rows, roles.b), (c.0 + c.1, roles.c)];
                     let of_tile = self.soon.bytes().div_ceil(tiles.max(1)).next_multiple_of(64);
                     let last = of_tile > 0 && ends.iter().all(|&(end, axis)| end == self.end(axis));
-                    let panel_step = if last { pace(of_tile, calls * c.1) } else { panel_step };
-                    let mut ahead = Ahead { panels_step: panel_step, ..ahead };
+                    let mut next = block.map(|(first, _)| first);
+                    match a0 + outs < a.1 {
+                        true => next[pa] += outs,
+                        false => (next[pa], next[pb]) = (a.0, next[pb] + rows),
+                    }
+                    let coming = match !last && (in_place || w.strides()[2] == 1) {
+                        true => Coming::new(&w, (next, lengths), pc, tiles),
+                        false => Coming::nothing(self.inputs.cast_const()),
+                    };
                     for tile in a_sums.tiles() {
-                        ahead.panels = match last {
-                            true => self.soon.at(tile.index * of_tile).cast(),
-                            false => inputs.a.at(tile).wrapping_add(inputs.a.distance).cast_const(),
+                        let panels: (*const T::Acc, usize) = match last {
+                            true => (self.soon.at(tile.index * of_tile).cast(), of_tile),
+                            // Few panels stay in L2.
+                            false if tiles > 1 && tiles * panel > t.caches.l2 / 8 => {
+                                (inputs.a.at(tile).wrapping_add(inputs.a.distance).cast_const(), panel)
+                            }
+                            false => (self.inputs.cast_const(), 0),
                         };
                         let width = tile.width;
                         let [p, q] = [(inputs.a, a0), (inputs.b, b0)]
@@ -392,6 +411,7 @@ impl<T: Kernels> Task<'_, T> {
                         for (d0, depth) in passes.clone() {
                             let (lanes, vectors) = (inputs.c.at(tile).add(d0 * width).cast_const(), tile.vectors);
                             let w = first.wrapping_offset((d0 as isize).wrapping_mul(step));
+                            let mut ahead = coming.during(panels, tile.index, (calls, (d0, depth), c.1));
                             if !roles.khatri_rao {
                                 (table.arithmetic.fused)(&Fused {
                                     lanes,
@@ -407,7 +427,6 @@ impl<T: Kernels> Task<'_, T> {
                                     axpy: blocks.axpy.then_some((p, dq)),
                                     ahead,
                                 });
-                                ahead = ahead.after(calls, depth);
                                 continue;
                             }
                             for (o0, outs) in chunks.clone() {
@@ -430,9 +449,6 @@ impl<T: Kernels> Task<'_, T> {
                                 ahead = ahead.after(outs * rows.div_ceil(table.nr), depth);
                             }
                         }
-                        if pc == 0 {
-                            ahead = Ahead { weights_step: 0, weights_jump: 0, ..ahead }; // brought by the first tile
-                        }
                     }
                 }
             }
@@ -451,45 +467,4 @@ impl<T: Kernels> Task<'_, T> {
         };
         first + len
     }
-
-    /// The block of W that follows this one, to be brought during so many calls of the microkernel.
-    fn ahead(
-        &self,
-        w: &Cube<'_, T>,
-        block: [Part; 3],
-        [pa, pc]: [usize; 2],
-        calls: usize,
-        in_place: bool,
-    ) -> Ahead<T::Acc> {
-        let (size, strides) = (w.element(), w.strides());
-        let none = Ahead {
-            weights: self.inputs.cast_const(),
-            weights_step: 0,
-            weights_jump: 0,
-            panels: self.inputs.cast_const(),
-            panels_step: 0,
-        };
-        let next = |place: usize| {
-            let mut first = block.map(|(first, _)| first);
-            first[place] += block[place].1;
-            w.at(first)
-        };
-        if strides[2] != 1 && !in_place {
-            return none;
-        }
-        if pc == 0 {
-            // A line of each row, then the next line of each.
-            let step = (strides[0] as usize).wrapping_mul(size);
-            let jump = 64isize.wrapping_sub((step as isize).wrapping_mul(block[pc].1 as isize));
-            return Ahead { weights: next(pa), weights_step: step, weights_jump: jump, ..none };
-        }
-        // Behind this block, evenly.
-        let bytes = block.iter().map(|&(_, len)| len).product::<usize>() * size;
-        Ahead { weights: next(pa), weights_step: pace(bytes, calls * block[pc].1), ..none }
-    }
-}
-
-/// Bytes a step, at most a line, of so many in so many steps.
-fn pace(bytes: usize, steps: usize) -> usize {
-    bytes.div_ceil(steps.max(1)).min(64)
 }

@@ -1,7 +1,8 @@
 //! Memory that a batch will need soon, asked for while the microkernel computes: packing rows and writing results would
 //! otherwise wait for it.
 
-use super::operand::Part;
+use super::kernels::{Ahead, Lines};
+use super::operand::{Cube, Part};
 use super::output::{Place, Sink};
 use super::simd::Kernels;
 use super::trilinear::{Roles, Trilinear};
@@ -55,5 +56,65 @@ impl Soon {
             offset -= bytes;
         }
         self.0[0].0
+    }
+}
+
+/// The next block of W, brought while the tiles of the batch meet this one.
+pub(crate) struct Coming<A> {
+    first: *const A,
+    /// Behind this block, for each of the tiles.
+    bytes: usize,
+    /// Or the distance of its rows, where each step of depth is one, and the lines of each, which the first tile brings.
+    rows: Option<(usize, usize)>,
+}
+
+impl<A: Copy> Coming<A> {
+    pub(crate) fn nothing(used: *const A) -> Self {
+        Coming { first: used, bytes: 0, rows: None }
+    }
+
+    /// A block that begins at `next`, of contiguous elements, where the depth is the axis `pc`, during so many tiles.
+    pub(crate) fn new<T: Kernels<Acc = A>>(
+        w: &Cube<'_, T>,
+        (next, [outer, middle, inner]): ([usize; 3], [usize; 3]),
+        pc: usize,
+        tiles: usize,
+    ) -> Self {
+        let (first, size) = (w.at(next), w.element());
+        let row = middle * inner * size;
+        match pc {
+            0 => {
+                let distance = (w.strides()[0] as usize).wrapping_mul(size);
+                Coming { first, bytes: 0, rows: Some((distance, row.div_ceil(64))) }
+            }
+            _ => Coming { first, bytes: (outer * row).div_ceil(tiles.max(1)), rows: None },
+        }
+    }
+
+    /// With the panels, what is asked for by so many calls of the microkernel, in a pass of the depth.
+    pub(crate) fn during(
+        &self,
+        (panels, panel_bytes): (*const A, usize),
+        tile: usize,
+        (calls, (d0, depth), whole): (usize, Part, usize),
+    ) -> Ahead<A> {
+        let of_pass = |first: *const A, bytes: usize| {
+            let at = |d: usize| bytes * d / whole.max(1);
+            (first.wrapping_byte_add(at(d0)), at(d0 + depth) - at(d0))
+        };
+        let panels = of_pass(panels, panel_bytes);
+        match self.rows {
+            // A line of each row, then the next line of each.
+            Some((row, lines)) if tile == 0 => {
+                let next = self.first.wrapping_byte_add(row.wrapping_mul(d0));
+                let jump = 64isize.wrapping_sub(row.wrapping_mul(depth) as isize);
+                let then = Lines::evenly(panels, calls.saturating_sub(lines) * depth);
+                Ahead { now: Lines { next, step: row, jump }, tiles: lines.max(1), then }
+            }
+            _ => {
+                let weights = of_pass(self.first.wrapping_byte_add(tile * self.bytes), self.bytes);
+                Ahead::of(panels, weights, calls, depth)
+            }
+        }
     }
 }

@@ -137,6 +137,9 @@ impl<'a, T: Kernels> Trilinear<'a, T> {
             let shared = if b == outer && self.layout[b].unsigned_abs().is_multiple_of(1024) { 0.1 } else { 0.0 };
             let outs = (kc / lc.max(1.0)).floor().clamp(1.0, la.max(1.0));
             let calls = (la / outs).ceil() * passes;
+            // Rows of several outputs are no one run of memory, unless all of them are in a block.
+            let apart = outs > 1.0 && c == inner && outs * lb * lc > (self.caches.l2 / 4 / size_of::<T::Acc>()) as f64;
+            let weights = weights + if apart { 0.3 * elements / tiles } else { 0.0 };
             let turns = 2.0 * la * passes * (lb / self.table.nr as f64).ceil();
             return weights
                 + calls * rows(self.table, self.lengths[b], outs * lc / passes, vectors, 1.0)

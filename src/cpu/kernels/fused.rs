@@ -33,7 +33,7 @@ pub(crate) struct Fused<A> {
     pub(crate) dot: Option<(*const A, *mut A)>,
     /// Panels of a's inputs and of b's sums.
     pub(crate) axpy: Option<(*const A, *mut A)>,
-    /// To be brought into L2 during this call.
+    /// To be brought near during this call.
     pub(crate) ahead: Ahead<A>,
 }
 
@@ -72,9 +72,9 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(
         for tile in 0..tiles {
             let row = first + tile * NR;
             let b = w.wrapping_offset(row as isize * f.row_stride);
-            let mut lanes = Loaded { a: f.lanes, a_stride: width as isize, ahead: *ahead };
+            let mut lanes = Loaded { a: f.lanes, a_stride: width as isize, ahead: ahead.now };
             let acc = microkernel::<S, MV, NR>(f.depth, &mut lanes, b, (f.row_stride, f.step));
-            *ahead = lanes.ahead.next_tile();
+            *ahead = Ahead { now: lanes.ahead, ..*ahead }.next_tiles(1);
             if let Some((p, sums)) = f.dot {
                 let (p, sums) = (p.wrapping_add(row * width), sums.wrapping_add(a * width));
                 for v in 0..MV {

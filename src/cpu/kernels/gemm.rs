@@ -3,7 +3,7 @@
 //! Operands as in [`super::microkernel`]; `out` is `rows` rows of `vectors`·LANES contiguous lanes, `out_stride` apart.
 //! With the lanes over n it computes x Vᵀ, z Uᵀ, (z⊗x) Wᵀ and H Aᵀ; over r, z B and x C; over j, zᵀ W.
 
-use super::microkernel::{Ahead, Loaded, microkernel, tiles};
+use super::microkernel::{Lines, Loaded, Source, microkernel, tiles};
 use crate::cpu::simd::Simd;
 
 /// What happens to a tile of sums.
@@ -28,6 +28,28 @@ pub(crate) enum Fetch {
     Rows,
     /// The lanes: those that lie behind them, the next strip of a matrix.
     Lanes,
+}
+
+/// Lanes, and what is asked for beside: where memory is most of the work, into L2. A strip may be two lines wide.
+struct Strip<A> {
+    lanes: Loaded<A>,
+    second: Lines<A>,
+}
+
+impl<S: Simd, const MV: usize> Source<S, MV> for Strip<S::Acc> {
+    #[inline(always)]
+    unsafe fn next(&mut self) -> [S::Vector; MV] {
+        // SAFETY: any address may be asked for; the rest is the caller's contract.
+        unsafe {
+            S::prefetch(self.lanes.ahead.next);
+            self.lanes.ahead.next = self.lanes.ahead.next.wrapping_byte_add(self.lanes.ahead.step);
+            if MV * S::LANES * size_of::<S::Acc>() > 64 {
+                S::prefetch(self.second.next);
+                self.second.next = self.second.next.wrapping_byte_add(self.second.step);
+            }
+            self.lanes.load::<S, MV>()
+        }
+    }
 }
 
 /// Operands of [`gemm`].
@@ -85,27 +107,24 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(g: &Gemm<S::Acc>, first
         for tile in 0..tiles {
             let row = first + tile * NR;
             let b = g.b.wrapping_offset(row as isize * g.b_stride);
-            let none = Ahead::none(g.a);
-            let ahead = match g.fetch {
-                Fetch::Nothing => none,
-                Fetch::Rows => Ahead {
-                    weights: b.wrapping_offset(AHEAD * NR as isize * g.b_stride),
-                    weights_step: if g.b_step == 1 {
+            let none = Lines::none(g.a);
+            let (ahead, second) = match g.fetch {
+                Fetch::Nothing => (none, none),
+                Fetch::Rows => {
+                    let step = if g.b_step == 1 {
                         (g.b_stride as usize).wrapping_mul(NR * size) / g.depth.max(1)
                     } else {
                         (g.b_step as usize).wrapping_mul(size)
-                    },
-                    ..none
-                },
-                Fetch::Lanes => Ahead {
-                    weights: g.a.wrapping_add(MV * S::LANES),
-                    weights_step: (g.a_stride as usize).wrapping_mul(size), // of rows in reverse order too
-                    panels: g.a.wrapping_add(MV * S::LANES).wrapping_byte_add(64),
-                    panels_step: (g.a_stride as usize).wrapping_mul(size),
-                    ..none
-                },
+                    };
+                    (Lines { next: b.wrapping_offset(AHEAD * NR as isize * g.b_stride), step, jump: 0 }, none)
+                }
+                Fetch::Lanes => {
+                    let step = (g.a_stride as usize).wrapping_mul(size); // of rows in reverse order too
+                    let next = g.a.wrapping_add(MV * S::LANES);
+                    (Lines { next, step, jump: 0 }, Lines { next: next.wrapping_byte_add(64), step, jump: 0 })
+                }
             };
-            let mut lanes = Loaded { a: g.a, a_stride: g.a_stride, ahead };
+            let mut lanes = Strip { lanes: Loaded { a: g.a, a_stride: g.a_stride, ahead }, second };
             let acc = microkernel::<S, MV, NR>(g.depth, &mut lanes, b, (g.b_stride, g.b_step));
             // One loop for each, so that the sums stay in registers.
             let out = g.out.wrapping_add(row * g.out_stride);

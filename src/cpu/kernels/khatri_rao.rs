@@ -34,7 +34,7 @@ pub(crate) struct KhatriRao<A> {
     pub(crate) sums: *mut A,
     /// Added to what is there; else that is not read.
     pub(crate) add: bool,
-    /// To be brought into L2 during this call.
+    /// To be brought near during this call.
     pub(crate) ahead: Ahead<A>,
 }
 
@@ -89,14 +89,14 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(
 ) {
     let width = MV * S::LANES;
     // Rows that lie in W as the products do in their panel are one row.
-    let whole = k.out_stride == k.step * k.depth as isize && ahead.weights_jump == 0;
+    let whole = k.out_stride == k.step * k.depth as isize && ahead.now.jump == 0;
     for tile in 0..tiles {
         let row = first + tile * NR;
         // SAFETY: all rows are below `k.rows`; the rest is the caller's contract.
         unsafe {
             let mut acc = [[S::zero(); MV]; NR];
             let mut b = Rows::new(k.w.wrapping_offset(row as isize * k.row_stride), k.row_stride, k.step);
-            let mut lanes = Loaded { a: k.formed.cast_const(), a_stride: width as isize, ahead: *ahead };
+            let mut lanes = Loaded { a: k.formed.cast_const(), a_stride: width as isize, ahead: ahead.now };
             if row == 0 {
                 let mut to = k.formed;
                 for a in 0..k.outs {
@@ -109,18 +109,20 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(
                     b.add::<S, MV, NR>(&mut acc, k.depth, &mut forming);
                     b.advance(k.out_stride, k.depth);
                     (lanes, to) = (forming.lanes, forming.to);
-                    lanes.ahead = lanes.ahead.next_tile();
+                    *ahead = Ahead { now: lanes.ahead, ..*ahead }.next_tiles(1);
+                    lanes.ahead = ahead.now;
                 }
             } else if whole {
                 b.add::<S, MV, NR>(&mut acc, k.outs * k.depth, &mut lanes);
+                *ahead = Ahead { now: lanes.ahead, ..*ahead }.next_tiles(k.outs);
             } else {
                 for _ in 0..k.outs {
                     b.add::<S, MV, NR>(&mut acc, k.depth, &mut lanes);
                     b.advance(k.out_stride, k.depth);
-                    lanes.ahead = lanes.ahead.next_tile();
+                    *ahead = Ahead { now: lanes.ahead, ..*ahead }.next_tiles(1);
+                    lanes.ahead = ahead.now;
                 }
             }
-            *ahead = lanes.ahead;
             let sums = k.sums.wrapping_add(row * width);
             let at = |o: usize, v: usize| sums.wrapping_add(o * width + v * S::LANES);
             if k.add {

@@ -20,38 +20,72 @@
 
 use crate::cpu::simd::Simd;
 
-/// What will be needed later, brought towards L2 at an even pace: at each step of depth a line of either, and so many
-/// bytes on. The hardware's own prefetch stops at the end of each page and follows a few streams only.
+/// Memory that is asked for in advance: at each step of depth a line, and so many bytes on.
 #[derive(Clone, Copy)]
-pub(crate) struct Ahead<A> {
-    pub(crate) weights: *const A,
-    pub(crate) weights_step: usize,
+pub(crate) struct Lines<A> {
+    pub(crate) next: *const A,
+    pub(crate) step: usize,
     /// So many bytes more after each tile, where what comes is no one stream.
-    pub(crate) weights_jump: isize,
-    pub(crate) panels: *const A,
-    pub(crate) panels_step: usize,
+    pub(crate) jump: isize,
 }
 
-impl<A> Ahead<A> {
+impl<A: Copy> Lines<A> {
     /// Nothing: a line that is in use anyway.
-    pub(super) fn none(used: *const A) -> Self {
-        Ahead { weights: used, weights_step: 0, weights_jump: 0, panels: used, panels_step: 0 }
+    pub(crate) fn none(used: *const A) -> Self {
+        Lines { next: used, step: 0, jump: 0 }
     }
 
-    /// After a tile.
-    pub(super) fn next_tile(self) -> Self {
-        Ahead { weights: self.weights.wrapping_byte_offset(self.weights_jump), ..self }
+    /// So many bytes from `first` on, evenly in so many steps of depth, at most a line in each.
+    pub(crate) fn evenly((first, bytes): (*const A, usize), steps: usize) -> Self {
+        Lines { next: first, step: bytes.div_ceil(steps.max(1)).min(64), jump: 0 }
+    }
+
+    /// So many tiles later, of so many steps of depth each.
+    fn after(self, tiles: usize, depth: usize) -> Self {
+        let bytes = (tiles * depth).wrapping_mul(self.step);
+        let jumps = (tiles as isize).wrapping_mul(self.jump);
+        Lines { next: self.next.wrapping_byte_add(bytes).wrapping_byte_offset(jumps), ..self }
+    }
+}
+
+/// What will be needed later, brought near at an even pace, one thing after the other: loads are what narrow tiles have least
+/// room for. The hardware's own prefetch stops at the end of each page and follows a few streams only.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead<A> {
+    pub(crate) now: Lines<A>,
+    /// After so many tiles, ...
+    pub(crate) tiles: usize,
+    /// ... what comes then.
+    pub(crate) then: Lines<A>,
+}
+
+impl<A: Copy> Ahead<A> {
+    /// First these bytes, then those, evenly in so many tiles of so many steps of depth.
+    pub(crate) fn of(first: (*const A, usize), then: (*const A, usize), tiles: usize, depth: usize) -> Self {
+        let of_first = match (first.1, then.1) {
+            (_, 0) => tiles,
+            (first, then) => tiles * first / (first + then),
+        };
+        let then = Lines::evenly(then, (tiles - of_first) * depth);
+        let now = if of_first == 0 { then } else { Lines::evenly(first, of_first * depth) };
+        Ahead { now, tiles: if of_first == 0 { tiles } else { of_first }, then }
+    }
+
+    /// After so many tiles, at whose end `now` has come to where it is.
+    #[inline(always)]
+    pub(super) fn next_tiles(self, tiles: usize) -> Self {
+        if tiles < self.tiles {
+            return Ahead { now: self.now.after(tiles, 0), tiles: self.tiles - tiles, ..self };
+        }
+        Ahead { now: self.then, tiles: usize::MAX, ..self }
     }
 
     /// So many tiles of so many steps of depth later.
     pub(crate) fn after(self, tiles: usize, depth: usize) -> Self {
-        let steps = tiles * depth;
-        let jumps = (tiles as isize).wrapping_mul(self.weights_jump);
-        Ahead {
-            weights: self.weights.wrapping_byte_add(steps.wrapping_mul(self.weights_step)).wrapping_byte_offset(jumps),
-            panels: self.panels.wrapping_byte_add(steps.wrapping_mul(self.panels_step)),
-            ..self
+        if tiles < self.tiles {
+            return Ahead { now: self.now.after(tiles, depth), tiles: self.tiles - tiles, ..self };
         }
+        Ahead { now: self.then.after(tiles - self.tiles, depth), tiles: usize::MAX, ..self }
     }
 }
 
@@ -67,25 +101,41 @@ pub(super) trait Source<S: Simd, const MV: usize> {
 pub(super) struct Loaded<A> {
     pub(super) a: *const A,
     pub(super) a_stride: isize,
-    pub(super) ahead: Ahead<A>,
+    pub(super) ahead: Lines<A>,
 }
 
-impl<S: Simd, const MV: usize> Source<S, MV> for Loaded<S::Acc> {
+impl<A> Loaded<A> {
+    /// # Safety
+    ///
+    /// As [`Source::next`].
     #[inline(always)]
-    unsafe fn next(&mut self) -> [S::Vector; MV] {
-        let ahead = &mut self.ahead;
+    pub(super) unsafe fn load<S: Simd<Acc = A>, const MV: usize>(&mut self) -> [S::Vector; MV] {
         // SAFETY: `v` < MV: within the operand by the caller's contract.
         unsafe {
-            S::prefetch(ahead.weights);
-            S::prefetch(ahead.panels);
-            ahead.weights = ahead.weights.wrapping_byte_add(ahead.weights_step);
-            ahead.panels = ahead.panels.wrapping_byte_add(ahead.panels_step);
             let mut lanes = [S::zero(); MV];
             for (v, lanes) in lanes.iter_mut().enumerate() {
                 *lanes = S::load(self.a.add(v * S::LANES));
             }
             self.a = self.a.wrapping_offset(self.a_stride);
             lanes
+        }
+    }
+}
+
+impl<S: Simd, const MV: usize> Source<S, MV> for Loaded<S::Acc> {
+    #[inline(always)]
+    unsafe fn next(&mut self) -> [S::Vector; MV] {
+        let ahead = &mut self.ahead;
+        // SAFETY: any address may be asked for; the rest is the caller's contract.
+        unsafe {
+            // Lines far apart may share a few sets of L1.
+            if ahead.step > 64 {
+                S::prefetch(ahead.next);
+            } else {
+                S::prefetch_near(ahead.next);
+            }
+            ahead.next = ahead.next.wrapping_byte_add(ahead.step);
+            self.load::<S, MV>()
         }
     }
 }

@@ -19,7 +19,7 @@ pub(crate) use fused::{Fused, fused};
 pub(crate) use gate::{Gate, GateBack, GateSum, Gated, Row, gate, gate_back, gate_sum};
 pub(crate) use gemm::{Epilogue, Fetch, Gemm, gemm};
 pub(crate) use khatri_rao::{KhatriRao, khatri_rao};
-pub(crate) use microkernel::{Ahead, peak, read};
+pub(crate) use microkernel::{Ahead, Lines, peak, read};
 pub(crate) use pack::{Hadamard, Pack, Unpack, Widened, add_into, gather, hadamard, pack, unpack, widen};
 pub(crate) use products::{Products, products};
 pub(crate) use stream::{Fold, Stream, outer, stream};

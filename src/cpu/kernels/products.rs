@@ -11,6 +11,10 @@ use crate::cpu::simd::Simd;
 /// Largest MV of any level.
 const MAX_MV: usize = 4;
 
+/// Rows of the result that are asked for in advance, where a tile of so few FMAs does not take as long as memory.
+const AHEAD: usize = 12;
+const FEW: usize = 512;
+
 /// Operands of [`products`].
 pub(crate) struct Products<A> {
     /// 1..=MV.
@@ -40,8 +44,9 @@ impl<A> Products<A> {
         ([std::ptr::null(); MAX_MV], [std::ptr::null_mut(); MAX_MV]);
 }
 
-/// Rows of a tile's result, one asked for at each of the first steps, so that their lines are in the cache before the sums
-/// are complete.
+/// Rows of a later tile's result, one asked for at each of the first steps, so that their lines are in the cache before its
+/// sums are complete. The line that a vector ends in is asked for: where it begins in another, the strip before has
+/// brought that.
 struct Asking<'a, A, F> {
     source: &'a mut F,
     next: *const A,
@@ -55,8 +60,8 @@ impl<S: Simd, const MV: usize, F: Source<S, MV>> Source<S, MV> for Asking<'_, S:
     unsafe fn next(&mut self) -> [S::Vector; MV] {
         // SAFETY: any address may be asked for; the rest is the caller's contract.
         unsafe {
-            S::prefetch(self.next);
-            S::prefetch(self.next.wrapping_byte_offset(self.across));
+            S::prefetch_near(self.next);
+            S::prefetch_near(self.next.wrapping_byte_offset(self.across));
             self.next = self.next.wrapping_offset(self.step);
             self.source.next()
         }
@@ -136,8 +141,12 @@ unsafe fn run<S: Simd, const MV: usize, const NR: usize>(p: &Products<S::Acc>, f
             let b = p.b.wrapping_add(row);
             let out = |o: usize, v: usize| p.out[v].wrapping_offset((row + o) as isize * p.out_stride);
             let across = (out(0, MV - 1).addr() as isize).wrapping_sub(out(0, 0).addr() as isize);
-            let (next, step) = (out(0, 0).cast_const(), p.out_stride);
-            let asked = p.depth.min(NR);
+            // The first tile asks for its own rows too.
+            let ahead = if p.depth * NR * MV < FEW { AHEAD } else { 0 };
+            let (from, to) = (if row == 0 { 0 } else { row + ahead }, (row + NR + ahead).min(p.rows));
+            let asked = to.saturating_sub(from).min(p.depth);
+            let next = p.out[0].wrapping_offset(from as isize * p.out_stride).wrapping_add(S::LANES - 1).cast_const();
+            let step = p.out_stride;
             let mut acc = [[S::zero(); MV]; NR];
             let mut rows = Rows::new(b, 1, p.b_step);
             if row == 0 {

@@ -128,9 +128,16 @@ pub(crate) trait Simd: Copy + 'static {
     #[inline(always)]
     unsafe fn fence() {}
 
-    /// Asks for the cache line at `at`, which need not be readable, to be brought near.
+    /// Asks for the cache line at `at`, which need not be readable, to be brought into L2: for streams at the speed of memory.
     #[inline(always)]
     unsafe fn prefetch(_at: *const Self::Acc) {}
+
+    /// The same into L1: for what is asked for between FMAs, at less than that speed.
+    #[inline(always)]
+    unsafe fn prefetch_near(at: *const Self::Acc) {
+        // SAFETY: the caller's contract.
+        unsafe { Self::prefetch(at) }
+    }
 }
 
 /// Loads of storage type `T` as accumulators.
