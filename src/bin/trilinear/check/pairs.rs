@@ -90,14 +90,16 @@ impl Checker {
     /// Diagonal W, gates, and a Tucker beside a CP block.
     pub(super) fn blocks<T: Element>(&mut self, levels: &[Context], sizes: Sizes, seed: &mut u64) -> Result<()> {
         let [n, i, j, k, r] = sizes;
-        let (d, square, bias) = (values::<T>(j, seed), values::<T>(j * j, seed), values::<T>(j, seed));
+        // The reference takes the cube of it, for dW.
+        let width = j.min(66);
+        let (d, square, bias) = (values::<T>(width, seed), values::<T>(width * width, seed), values::<T>(width, seed));
         let gates = [
             ("diagonal", vec![Block::diagonal(View::vector(&d))]),
-            ("gate", vec![Block::diagonal(View::vector(&d)).with_b(View::new(&square, [j, j])?)?]),
+            ("gate", vec![Block::diagonal(View::vector(&d)).with_b(View::new(&square, [width, width])?)?]),
         ];
         for (form, blocks) in &gates {
             let layer = Interaction::blocks(blocks)?.with_b(View::vector(&bias))?;
-            self.block(levels, form, &layer, [n, j, j, j, r], seed)?;
+            self.block(levels, form, &layer, [n, width, width, width, r], seed)?;
         }
         let core = [k.min(r), i.min(r.div_ceil(2)), j.min(r)];
         let (a, b, c) = (values::<T>(k * r, seed), values::<T>(i * r, seed), values::<T>(j * r, seed));
