@@ -36,7 +36,7 @@ pub struct Grouped<'a, T: Element> {
 }
 
 /// Gradients of [`Grouped`] that are wanted.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct GroupedWanted<'w, 'a, T: Element> {
     /// dz [N, I].
     pub z: Option<Gradient<'w, T::Accumulator, 2>>,
@@ -45,12 +45,6 @@ pub struct GroupedWanted<'w, 'a, T: Element> {
     /// Those of the weights of each layer, or of none. Their own dz and dx must be absent. A layer that no row chose has zeros
     /// (added: what was there).
     pub layers: &'w mut [Wanted<'a, T>],
-}
-
-impl<T: Element> Default for GroupedWanted<'_, '_, T> {
-    fn default() -> Self {
-        GroupedWanted { z: None, x: None, layers: &mut [] }
-    }
 }
 
 /// All gradients of [`Grouped`].

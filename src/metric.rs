@@ -48,7 +48,7 @@ pub struct Mahalanobis<'a, T: Element> {
 }
 
 /// Gradients of squared distances that are wanted.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct WantedMetric<'a, T: Element> {
     /// dz [N, I].
     pub z: Option<Gradient<'a, T::Accumulator, 2>>,
@@ -58,12 +58,6 @@ pub struct WantedMetric<'a, T: Element> {
     pub matrix: Option<Gradient<'a, T::Accumulator, 2>>,
     /// That of the diagonal \[I\].
     pub diagonal: Option<Gradient<'a, T::Accumulator, 1>>,
-}
-
-impl<T: Element> Default for WantedMetric<'_, T> {
-    fn default() -> Self {
-        WantedMetric { z: None, x: None, matrix: None, diagonal: None }
-    }
 }
 
 /// All gradients of squared distances.

@@ -39,7 +39,7 @@ impl<A, const D: usize> Gradient<'_, A, D> {
 
 /// The gradients that a backward pass computes: those that are present. All are in the accumulator's type, f32 for f16 and
 /// bf16. `D` is the number of axes of x: 2, or 3 for a shared context and for all pairs; `Z` that of z: 2, or 3 for all pairs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Wanted<'a, T: Element, const D: usize = 2, const Z: usize = 2> {
     /// dz [N, I]; of a shared context [G, I], summed over the rows that shared it; of all pairs [P, S, I].
     pub z: Option<Gradient<'a, T::Accumulator, Z>>,
@@ -64,15 +64,8 @@ pub struct Wanted<'a, T: Element, const D: usize = 2, const Z: usize = 2> {
     pub saved: Option<&'a Saved<T>>,
 }
 
-impl<T: Element, const D: usize, const Z: usize> Default for Wanted<'_, T, D, Z> {
-    fn default() -> Self {
-        let cp = WantedFactors::default();
-        Wanted { z: None, x: None, tied: None, w: None, u: None, v: None, b: None, cp, blocks: &mut [], saved: None }
-    }
-}
-
 /// Gradients of CP factors that are wanted.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct WantedFactors<'a, T: Element> {
     /// dA [K, R].
     pub a: Option<Gradient<'a, T::Accumulator, 2>>,
@@ -84,14 +77,8 @@ pub struct WantedFactors<'a, T: Element> {
     pub lambda: Option<Gradient<'a, T::Accumulator, 1>>,
 }
 
-impl<T: Element> Default for WantedFactors<'_, T> {
-    fn default() -> Self {
-        WantedFactors { a: None, b: None, c: None, lambda: None }
-    }
-}
-
 /// Gradients of a [`crate::Block`]'s operands that are wanted: of those that it has, and of the weights of a diagonal core.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct WantedBlock<'a, T: Element> {
     /// dG [Ra, Rb, Rc] of a dense core.
     pub core: Option<Gradient<'a, T::Accumulator, 3>>,
@@ -103,12 +90,6 @@ pub struct WantedBlock<'a, T: Element> {
     pub b: Option<Gradient<'a, T::Accumulator, 2>>,
     /// dC [J, Rc], or [J, 1].
     pub c: Option<Gradient<'a, T::Accumulator, 2>>,
-}
-
-impl<T: Element> Default for WantedBlock<'_, T> {
-    fn default() -> Self {
-        WantedBlock { core: None, diagonal: None, a: None, b: None, c: None }
-    }
 }
 
 impl<T: Element> WantedBlock<'_, T> {

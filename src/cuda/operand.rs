@@ -190,20 +190,6 @@ pub(super) struct Outputs<const D: usize, const Z: usize = 2> {
 }
 
 impl<const D: usize, const Z: usize> Outputs<D, Z> {
-    pub(super) const NONE: Self = Outputs {
-        z: None,
-        x: None,
-        tied: None,
-        w: None,
-        u: None,
-        v: None,
-        b: None,
-        cp_a: None,
-        cp_b: None,
-        cp_c: None,
-        lambda: None,
-    };
-
     /// Those that U, V and b have a share in, and that in a dense W, beside W in another form.
     pub(super) fn linear(&self, layer: &Layer) -> Self {
         let (u, v) = (layer.u.is_some(), layer.v.is_some());

@@ -115,19 +115,27 @@ fn results_of_pairs(context: Context, [p, s, t, i, j, k, r]: [usize; 7], cp: boo
     results
 }
 
-#[test]
-fn many_blocks_of_pairs() {
+/// The device's results are the processor's, bit for bit.
+fn agrees_with_the_host<S: Copy + std::fmt::Debug, const N: usize>(
+    all: [S; N],
+    results: impl Fn(Context, S, bool) -> Vec<Vec<f32>>,
+) {
     let Some(context) = device::cuda() else { return };
     let host = Context::new(Device::Cpu).unwrap();
-    for sizes in PAIRS {
+    for sizes in all {
         for cp in [true, false] {
-            let (ours, expected) = (results_of_pairs(context, sizes, cp), results_of_pairs(host, sizes, cp));
+            let (ours, expected) = (results(context, sizes, cp), results(host, sizes, cp));
             assert_eq!(ours.len(), expected.len());
             for (index, (ours, expected)) in ours.iter().zip(&expected).enumerate() {
                 assert_eq!(ours, expected, "{sizes:?} cp {cp}: result {index}");
             }
         }
     }
+}
+
+#[test]
+fn many_blocks_of_pairs() {
+    agrees_with_the_host(PAIRS, results_of_pairs);
 }
 
 /// Sums over so many problems that these are cut, of either type of result.
@@ -183,17 +191,7 @@ fn flat(of: &crate::Gradients<f32, 3>) -> crate::Gradients<f32, 2> {
 
 #[test]
 fn many_blocks() {
-    let Some(context) = device::cuda() else { return };
-    let host = Context::new(Device::Cpu).unwrap();
-    for sizes in SIZES {
-        for cp in [true, false] {
-            let (ours, expected) = (results(context, sizes, cp), results(host, sizes, cp));
-            assert_eq!(ours.len(), expected.len());
-            for (index, (ours, expected)) in ours.iter().zip(&expected).enumerate() {
-                assert_eq!(ours, expected, "{sizes:?} cp {cp}: result {index}");
-            }
-        }
-    }
+    agrees_with_the_host(SIZES, results);
 }
 
 /// Scratch is at most a block and the parts of sums, however many rows there are.

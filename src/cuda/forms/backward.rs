@@ -101,7 +101,7 @@ fn of_factors<const D: usize>(
     tied: Option<Output<2>>,
 ) -> operand::Outputs<D> {
     let ([cp_a, cp_b, cp_c], lambda) = (wanted.factors, wanted.diagonal);
-    operand::Outputs { z, x, tied, cp_a, cp_b, cp_c, lambda, ..operand::Outputs::NONE }
+    operand::Outputs { z, x, tied, cp_a, cp_b, cp_c, lambda, ..Default::default() }
 }
 
 /// One block, and the rows of one block of them.
@@ -261,7 +261,7 @@ impl Call<'_> {
             z: if b.is_some() { dp.map(write).map(Output::head) } else { to.z },
             x: if c.is_some() { dq.map(write) } else { to.x },
             w: wanted.core,
-            ..operand::Outputs::NONE
+            ..Default::default()
         };
         // Those that are factors of nothing are not read.
         let [d, p, q] = [d, p, q].map(|of| of.or(all.into_iter().flatten().next()));

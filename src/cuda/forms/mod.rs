@@ -89,7 +89,7 @@ impl Block {
 }
 
 /// Where the gradients of a block's operands go.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outputs {
     core: Option<Output<3>>,
     diagonal: Option<Output<1>>,
@@ -97,8 +97,6 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    const NONE: Outputs = Outputs { core: None, diagonal: None, factors: [None; 3] };
-
     /// For the next part of all sums.
     fn later(self, later: bool) -> Outputs {
         Outputs {
@@ -133,7 +131,7 @@ pub(super) fn wanted<'a, 'b: 'a, T: Element>(
     let mut wanted = wanted.iter_mut();
     let pairs = layer.terms().iter().map(|block| (block, wanted.next()));
     Few::collect(pairs.filter(|(block, _)| !block.is_empty()).map(|(_, wanted)| {
-        let Some(wanted) = wanted else { return Ok(Outputs::NONE) };
+        let Some(wanted) = wanted else { return Ok(Outputs::default()) };
         Ok(Outputs {
             core: stage.wanted(wanted.core.take())?,
             diagonal: stage.wanted(wanted.diagonal.take())?,
